@@ -1,0 +1,374 @@
+//! The table of flows: what the rest of the node may ask of connections, without touching one.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
+use hashbrown::HashMap;
+use parking_lot::{Mutex, RwLock};
+use reveille_proxy::{
+    egress::{Destination, Flows, LocalAddress, SendError, TokenError},
+    ingress::{Ingress, Purpose},
+};
+use reveille_registrar::flow::{FlowProbe, FlowRef, Liveness, NodeTag, Transport};
+use reveille_sip::limits::Limits;
+use rustls::ClientConfig;
+
+use crate::{
+    address::Addresses,
+    datagram::DatagramSender,
+    dial,
+    limits::Admission,
+    metrics::Metrics,
+    queue::{CloseReason, SendQueue},
+    settings::{LimitsSettings, TimeoutSettings},
+    tls::Reloading,
+    token::TokenRing,
+};
+
+/// Every open flow of this node. Implements the proxy's [`Flows`] and the registrar's [`FlowProbe`].
+pub struct FlowTable {
+    node: NodeTag,
+    epoch: u32,
+    base: Instant,
+    next: AtomicU64,
+    links: Vec<RwLock<HashMap<u64, Arc<Link>>>>,
+    destinations: Mutex<HashMap<Destination, u64>>,
+    datagrams: Vec<Option<Arc<DatagramSender>>>,
+    addresses: Addresses,
+    tokens: ArcSwap<TokenRing>,
+    metrics: Arc<Metrics>,
+    queue_messages: usize,
+    queue_bytes: usize,
+    /// There while the edge runs: what a connection needs in order to be opened.
+    running: ArcSwapOption<Core>,
+}
+
+/// What every task of a running edge shares.
+pub(crate) struct Core {
+    pub(crate) ingress: Arc<dyn Ingress>,
+    pub(crate) table: Arc<FlowTable>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) limits: LimitsSettings,
+    pub(crate) timeouts: TimeoutSettings,
+    pub(crate) sip: Limits,
+    pub(crate) client_tls: Option<Arc<Reloading<ClientConfig>>>,
+    pub(crate) outbound_peers: Vec<ipnet::IpNet>,
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+impl Core {
+    /// A moment as links keep it.
+    pub(crate) fn millis(&self, now: tokio::time::Instant) -> u64 {
+        now.into_std().saturating_duration_since(self.table.base).as_millis() as u64
+    }
+
+    /// Whether limits per source and per flow apply.
+    pub(crate) fn is_limited(&self, purpose: Purpose, remote: SocketAddr) -> bool {
+        purpose == Purpose::Public && !self.admission.is_exempt(remote.ip())
+    }
+}
+
+/// One connection, as the table holds it.
+pub(crate) struct Link {
+    pub(crate) flow: FlowRef,
+    pub(crate) remote: SocketAddr,
+    pub(crate) purpose: Purpose,
+    pub(crate) queue: SendQueue,
+    /// Our end; unknown while a connection is being made.
+    pub(crate) local: OnceLock<SocketAddr>,
+    id: u64,
+    /// The listener that accepted it; none if we dialled.
+    listener: Option<u16>,
+    destination: Option<Box<Destination>>,
+    /// Milliseconds since the table's base at which something was last heard.
+    last_heard: AtomicU64,
+}
+
+impl Link {
+    pub(crate) fn heard(&self, millis: u64) {
+        self.last_heard.store(millis, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_dialled(&self) -> bool {
+        self.listener.is_none()
+    }
+}
+
+/// How a link came to be.
+pub(crate) enum Origin {
+    Accepted { listener: u16, local: SocketAddr },
+    Dialled(Destination),
+}
+
+/// A link's place in the table, held by the connection's task: whatever becomes of the task, the link goes and the proxy hears
+/// of it.
+pub(crate) struct Registration {
+    link: Arc<Link>,
+    core: Arc<Core>,
+    reason: CloseReason,
+}
+
+impl Registration {
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    pub(crate) fn end(mut self, reason: CloseReason) {
+        self.reason = reason;
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.link.queue.close(self.reason);
+        self.core.table.remove(&self.link);
+        self.core.metrics.closed(self.reason);
+        self.core.metrics.transport(self.link.flow.transport()).flows.dec();
+        tracing::debug!(flow = ?self.link.flow, reason = self.reason.as_str(), "flow closed");
+        self.core.ingress.flow_closed(&self.link.flow);
+    }
+}
+
+/// What a table is built from.
+pub(crate) struct TableParts {
+    pub(crate) node: NodeTag,
+    pub(crate) epoch: u32,
+    pub(crate) datagrams: Vec<Option<Arc<DatagramSender>>>,
+    pub(crate) addresses: Addresses,
+    pub(crate) tokens: TokenRing,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) queue_messages: usize,
+    pub(crate) queue_bytes: usize,
+}
+
+impl FlowTable {
+    pub(crate) fn new(parts: TableParts) -> Self {
+        Self {
+            node: parts.node,
+            epoch: parts.epoch,
+            base: tokio::time::Instant::now().into_std(),
+            next: AtomicU64::new(1),
+            links: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            destinations: Mutex::default(),
+            datagrams: parts.datagrams,
+            addresses: parts.addresses,
+            tokens: ArcSwap::from_pointee(parts.tokens),
+            metrics: parts.metrics,
+            queue_messages: parts.queue_messages,
+            queue_bytes: parts.queue_bytes,
+            running: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Changes the keys of flow tokens.
+    pub fn set_tokens(&self, ring: TokenRing) {
+        self.tokens.store(Arc::new(ring));
+    }
+
+    /// Connections open at this moment.
+    pub fn open_flows(&self) -> usize {
+        self.links.iter().map(|shard| shard.read().len()).sum()
+    }
+
+    /// [`Flows::open`] for a peer whose trust the caller knows: requests arriving on a new connection have this purpose.
+    /// A connection that is already open keeps the purpose it was opened with.
+    pub fn open_as(&self, destination: &Destination, purpose: Purpose) -> Result<FlowRef, SendError> {
+        if destination.transport == Transport::Udp {
+            let listener = self.addresses.datagram_listener(destination.address).ok_or(SendError::NoListener)?;
+            return Ok(FlowRef::Datagram { node: self.node, listener, remote: destination.address });
+        }
+        let core = self.running.load_full().ok_or(SendError::Gone)?;
+        if !dial::can_dial(&core, destination.transport) {
+            return Err(SendError::NoListener);
+        }
+        let registration = {
+            let mut destinations = self.destinations.lock();
+            let open = destinations.get(destination).and_then(|&id| self.link(id));
+            if let Some(link) = open.filter(|link| !link.queue.is_closing()) {
+                return Ok(link.flow);
+            }
+            let registration = self.register(&core, destination.address, purpose, Origin::Dialled(destination.clone()));
+            destinations.insert(destination.clone(), registration.link.id);
+            registration
+        };
+        let flow = registration.link.flow;
+        core.runtime.clone().spawn(dial::dial(destination.clone(), registration, core));
+        Ok(flow)
+    }
+
+    pub(crate) fn start(&self, core: Arc<Core>) {
+        self.running.store(Some(core));
+    }
+
+    pub(crate) fn stop(&self) {
+        self.running.store(None);
+    }
+
+    /// Whether connections may still be made.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load().is_some()
+    }
+
+    pub(crate) fn register(
+        &self,
+        core: &Arc<Core>,
+        remote: SocketAddr,
+        purpose: Purpose,
+        origin: Origin,
+    ) -> Registration {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (transport, listener, destination, local) = match origin {
+            Origin::Accepted { listener, local } => {
+                (self.addresses.transport(listener), Some(listener), None, OnceLock::from(local))
+            }
+            Origin::Dialled(destination) => (destination.transport, None, Some(Box::new(destination)), OnceLock::new()),
+        };
+        let link = Arc::new(Link {
+            flow: FlowRef::Stream { node: self.node, epoch: self.epoch, connection: id, transport },
+            remote,
+            purpose,
+            queue: SendQueue::new(self.queue_messages, self.queue_bytes),
+            local,
+            id,
+            listener,
+            destination,
+            last_heard: AtomicU64::new(core.millis(tokio::time::Instant::now())),
+        });
+        if let Some(shard) = self.shard(id) {
+            shard.write().insert(id, Arc::clone(&link));
+        }
+        let metrics = self.metrics.transport(transport);
+        metrics.flows.inc();
+        metrics.opened.inc();
+        // A task that panics drops the registration as it is.
+        Registration { link, core: Arc::clone(core), reason: CloseReason::Broken }
+    }
+
+    fn remove(&self, link: &Link) {
+        if let Some(shard) = self.shard(link.id) {
+            shard.write().remove(&link.id);
+        }
+        if let Some(destination) = link.destination.as_deref() {
+            let mut destinations = self.destinations.lock();
+            // A successor may have taken the place.
+            if destinations.get(destination) == Some(&link.id) {
+                destinations.remove(destination);
+            }
+        }
+    }
+
+    /// Every open connection's number.
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        self.links.iter().flat_map(|shard| shard.read().keys().copied().collect::<Vec<_>>()).collect()
+    }
+
+    pub(crate) fn close_id(&self, id: u64, reason: CloseReason) {
+        if let Some(link) = self.link(id) {
+            link.queue.close(reason);
+        }
+    }
+
+    fn shard(&self, id: u64) -> Option<&RwLock<HashMap<u64, Arc<Link>>>> {
+        self.links.get((id % SHARDS as u64) as usize)
+    }
+
+    fn link(&self, id: u64) -> Option<Arc<Link>> {
+        self.shard(id)?.read().get(&id).cloned()
+    }
+
+    /// The link of a stream flow of this start of this node.
+    fn stream(&self, flow: &FlowRef) -> Option<Arc<Link>> {
+        match *flow {
+            FlowRef::Stream { node, epoch, connection, .. } if node == self.node && epoch == self.epoch => {
+                self.link(connection)
+            }
+            _ => None,
+        }
+    }
+
+    /// The socket of a datagram flow of this node.
+    fn datagram(&self, flow: &FlowRef) -> Option<(&DatagramSender, SocketAddr)> {
+        match *flow {
+            FlowRef::Datagram { node, listener, remote } if node == self.node => {
+                Some((self.datagrams.get(usize::from(listener))?.as_deref()?, remote))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Flows for FlowTable {
+    fn send(&self, to: &FlowRef, message: Bytes) -> Result<(), SendError> {
+        if let Some((sender, remote)) = self.datagram(to) {
+            sender.send(remote, message)?;
+        } else {
+            self.stream(to).ok_or(SendError::Gone)?.queue.push(message)?;
+        }
+        self.metrics.transport(to.transport()).messages_out.inc();
+        Ok(())
+    }
+
+    fn close(&self, flow: &FlowRef) {
+        if let Some(link) = self.stream(flow) {
+            link.queue.close(CloseReason::Local);
+        }
+    }
+
+    fn open(&self, destination: &Destination) -> Result<FlowRef, SendError> {
+        let ip = destination.address.ip();
+        let is_peer =
+            self.running.load().as_ref().is_some_and(|core| core.outbound_peers.iter().any(|net| net.contains(&ip)));
+        self.open_as(destination, if is_peer { Purpose::Peer } else { Purpose::Public })
+    }
+
+    fn seal(&self, flow: &FlowRef) -> String {
+        self.tokens.load().seal(flow)
+    }
+
+    fn unseal(&self, token: &str) -> Result<FlowRef, TokenError> {
+        self.tokens.load().unseal(token)
+    }
+
+    fn local(&self, flow: &FlowRef) -> Option<LocalAddress> {
+        if let FlowRef::Datagram { node, listener, .. } = *flow {
+            return (node == self.node).then(|| self.addresses.of_listener(listener, None))?;
+        }
+        let link = self.stream(flow)?;
+        let local = link.local.get().map(SocketAddr::ip);
+        match link.listener {
+            Some(listener) => self.addresses.of_listener(listener, local),
+            None => self.addresses.of_dialled(flow.transport(), link.purpose, local),
+        }
+    }
+
+    fn names_us(&self, host: &str, port: Option<u16>) -> bool {
+        self.addresses.names_us(host, port)
+    }
+}
+
+impl FlowProbe for FlowTable {
+    fn liveness(&self, flow: &FlowRef) -> Liveness {
+        if self.datagram(flow).is_some() {
+            return Liveness::Connectionless;
+        }
+        match self.stream(flow) {
+            Some(link) if !link.queue.is_closing() => {
+                let millis = link.last_heard.load(Ordering::Relaxed);
+                Liveness::Open { last_heard: self.base + Duration::from_millis(millis) }
+            }
+            _ => Liveness::Gone,
+        }
+    }
+}
+
+/// Parts of the table, each with its own lock.
+const SHARDS: usize = 64;

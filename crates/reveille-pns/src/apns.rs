@@ -1,0 +1,165 @@
+//! Apple Push Notification service, one credential: (team, key, environment).
+
+mod reason;
+mod request;
+
+use std::{sync::Arc, time::SystemTime};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use reveille_push::{
+    Outcome, Provider as Pns, PushClass, PushTarget,
+    apns_param::{self, ApnsAddress, ApnsParam},
+    caps::Announcement,
+};
+
+use crate::{
+    ApnsSettings, BoxFuture, Limits, Resolver, SettingsError,
+    credential::{ProviderTokens, p256_key, read},
+    opaque::Opaque,
+    pool::{Origin, Pool, Pools},
+    provider::{Authorization, Classified, CredentialError, Provider, Push, Reply},
+    tls,
+};
+
+/// One APNs credential.
+pub(crate) struct Apns {
+    settings: ApnsSettings,
+    origin: Origin,
+    authority: String,
+    tokens: ArcSwap<ProviderTokens>,
+    pools: Pools,
+    opaque: Opaque,
+}
+
+impl Apns {
+    pub(crate) fn new(
+        settings: ApnsSettings,
+        resolver: Arc<dyn Resolver>,
+        limits: &Limits,
+    ) -> Result<Self, SettingsError> {
+        let key = |field: &str| format!("push.apns.{}.{field}", settings.name);
+        let upper = |text: &str| text.len() == 10 && text.bytes().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit());
+        if !upper(&settings.team_id) {
+            return Err(SettingsError::new(key("team_id"), "must be ten of A-Z and 0-9"));
+        }
+        if settings.key_id.len() != 10 || !settings.key_id.bytes().all(|c| c.is_ascii_alphanumeric()) {
+            return Err(SettingsError::new(key("key_id"), "must be ten letters and digits"));
+        }
+        if settings.topics.is_empty() {
+            return Err(SettingsError::new(key("topics"), "names no app, so nothing could be pushed to"));
+        }
+        let origin = match &settings.endpoint {
+            Some(url) => Origin::of(url, &key("endpoint"))?,
+            None => {
+                let host = if settings.sandbox { "api.sandbox.push.apple.com" } else { "api.push.apple.com" };
+                Origin { host: host.into(), port: 443, address: None }
+            }
+        };
+        let tls = tls::client(settings.ca_file.as_deref(), &key("ca_file"))?;
+        let tokens = ArcSwap::from_pointee(load(&settings)?);
+        let pools = Pools::new(tls, resolver, limits);
+        Ok(Self { authority: origin.authority(), settings, origin, tokens, pools, opaque: Opaque::new() })
+    }
+
+    fn address<'a>(target: &'a PushTarget, class: PushClass) -> Option<ApnsAddress<'a>> {
+        apns_param::address(&target.param, target.prid.expose(), class).ok().flatten()
+    }
+}
+
+fn load(settings: &ApnsSettings) -> Result<ProviderTokens, SettingsError> {
+    let key = format!("push.apns.{}.key_file", settings.name);
+    let signing = p256_key(&read(&settings.key_file, &key)?, &key)?;
+    Ok(ProviderTokens::new(&settings.team_id, &settings.key_id, signing))
+}
+
+impl Provider for Apns {
+    fn pns(&self) -> &'static str {
+        "apns"
+    }
+
+    fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    fn serves(&self) -> Pns {
+        if self.settings.sandbox { Pns::ApnsSandbox } else { Pns::Apns }
+    }
+
+    fn announcement(&self) -> Announcement {
+        Announcement::new(self.serves())
+    }
+
+    fn allows(&self, target: &PushTarget) -> bool {
+        // P-118: team and bundle both, or one customer's app could be pushed to with another's key.
+        target.provider == self.serves()
+            && ApnsParam::parse(&target.param).is_ok_and(|param| {
+                param.team == self.settings.team_id && self.settings.topics.iter().any(|topic| topic == param.bundle)
+            })
+            && Self::address(target, PushClass::Call).is_some()
+    }
+
+    fn can_wake(&self, target: &PushTarget, class: PushClass) -> bool {
+        target.can_wake(class)
+    }
+
+    fn ready(&self, _: SystemTime) -> bool {
+        true
+    }
+
+    fn route<'a>(&'a self, _: &'a Push<'a>) -> BoxFuture<'a, Result<Arc<Pool>, Classified>> {
+        Box::pin(async { Ok(self.pools.get(&self.origin)) })
+    }
+
+    fn authorize<'a>(&'a self, push: &'a Push<'a>) -> BoxFuture<'a, Result<Authorization, CredentialError>> {
+        let auth = self.tokens.load().authorization(push.unix()).ok_or(CredentialError::Refused);
+        Box::pin(std::future::ready(auth))
+    }
+
+    fn renew<'a>(&'a self, push: &'a Push<'a>, used: &'a Authorization) -> BoxFuture<'a, bool> {
+        Box::pin(std::future::ready(self.tokens.load().expired(used.generation, push.unix())))
+    }
+
+    fn hold(&self, now: SystemTime) {
+        self.tokens.load().hold(crate::provider::unix(now));
+    }
+
+    fn request(&self, push: &Push<'_>, auth: &Authorization) -> Result<Request<Full<Bytes>>, Classified> {
+        // P-151: a voip-only target cannot be woken for anything but a call.
+        let address = Self::address(push.target, push.class)
+            .ok_or_else(|| Classified::done(Outcome::Refused, "no_token_for_class"))?;
+        request::build(&self.authority, push, &address, auth, &self.opaque)
+            .ok_or_else(|| Classified::bug("unbuildable"))
+    }
+
+    fn classify(&self, push: &Push<'_>, reply: &Reply) -> Classified {
+        reason::classify(push.class, reply, push.now)
+    }
+
+    fn repeatable(&self, class: PushClass) -> bool {
+        // P-150, P-151: a call may ring once; the others have a collapse id.
+        class != PushClass::Call
+    }
+
+    fn maintain(&self, now: SystemTime) -> BoxFuture<'_, ()> {
+        // Signs ahead of the first push of a slot.
+        self.tokens.load().authorization(crate::provider::unix(now));
+        Box::pin(std::future::ready(()))
+    }
+
+    fn token_age(&self, now: SystemTime) -> Option<u64> {
+        self.tokens.load().age(crate::provider::unix(now))
+    }
+
+    fn reload(&self) -> Result<(), SettingsError> {
+        let tokens = load(&self.settings)?;
+        let key = format!("push.apns.{}.ca_file", self.settings.name);
+        let tls = tls::client(self.settings.ca_file.as_deref(), &key)?;
+        self.tokens.store(Arc::new(tokens));
+        // P-144: a new key does not go over a connection that has seen the old one.
+        self.pools.renew(tls);
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! One attempt at a push: route, credential, stream, answer; with the two repetitions that are made at once, each at most once:
+//! a stream the peer did not process, and a credential that was stale.
+
+use reveille_push::Outcome;
+use reveille_runtime::clock;
+
+use crate::{
+    Limits,
+    metrics::LaneMetrics,
+    pool::SendError,
+    provider::{Classified, CredentialError, Next, Provider, Push, wall_now},
+    queue::Job,
+};
+
+/// Makes one attempt, within the request timeout and the job's deadline.
+pub(crate) async fn attempt(
+    provider: &dyn Provider,
+    job: &mut Job,
+    limits: &Limits,
+    metrics: &LaneMetrics,
+) -> Classified {
+    let until = job.deadline.min(clock::now() + limits.request_timeout);
+    let repeatable = provider.repeatable(job.class);
+    let mut sent = false;
+    match tokio::time::timeout_at(until.into(), drive(provider, job, metrics, &mut sent)).await {
+        Ok(Ok(classified) | Err(classified)) => classified,
+        Err(_) => lost("timeout", repeatable || !sent),
+    }
+}
+
+/// `sent` tells whoever gives up on this whether the peer may have seen the push.
+async fn drive(
+    provider: &dyn Provider,
+    job: &mut Job,
+    metrics: &LaneMetrics,
+    sent: &mut bool,
+) -> Result<Classified, Classified> {
+    let repeatable = provider.repeatable(job.class);
+    let mut renewed = false;
+    loop {
+        let push = Push {
+            target: &job.target,
+            class: job.class,
+            ttl: job.ttl(clock::now()),
+            attempt: job.attempts,
+            id: job.correlation,
+            now: wall_now(),
+        };
+        let pool = provider.route(&push).await?;
+        let auth = provider.authorize(&push).await.map_err(|error| match error {
+            CredentialError::Refused => Classified::fault("no_token"),
+            CredentialError::Unavailable => Classified::new(Outcome::Unavailable, "no_token", Next::Retry),
+        })?;
+        let lease = pool.lease().await.map_err(|_| lost("connect", true))?;
+        // P-047, P-069: the last look before it leaves.
+        if job.ticket.is_withdrawn() {
+            return Ok(Classified::done(Outcome::Withdrawn, "withdrawn"));
+        }
+        let request = provider.request(&push, &auth)?;
+        let started = clock::now();
+        *sent = true;
+        let reply = match lease.send(request, MAX_BODY).await {
+            Ok(reply) => reply,
+            Err(SendError::Connect) => return Err(lost("connect", true)),
+            Err(SendError::Unprocessed) if !job.replayed => {
+                // P-150: the peer says it did not touch the stream.
+                *sent = false;
+                job.replayed = true;
+                metrics.retry("unprocessed");
+                continue;
+            }
+            Err(SendError::Unprocessed) => return Err(lost("unprocessed", repeatable)),
+            Err(SendError::Interrupted) => return Err(lost("interrupted", repeatable)),
+        };
+        metrics.answered(clock::now().saturating_duration_since(started));
+        let classified = provider.classify(&push, &reply);
+        match classified.next {
+            Next::Renew if !renewed && provider.renew(&push, &auth).await => {
+                renewed = true;
+                metrics.retry("credential_renewed");
+            }
+            Next::Renew => return Ok(Classified::fault(classified.reason)),
+            Next::Hold => {
+                provider.hold(push.now);
+                return Ok(Classified { next: Next::Retry, ..classified });
+            }
+            Next::Done | Next::Alarm | Next::Retry | Next::Fault => return Ok(classified),
+        }
+    }
+}
+
+fn lost(reason: &'static str, again: bool) -> Classified {
+    Classified::new(Outcome::Unavailable, reason, if again { Next::Retry } else { Next::Done })
+}
+
+/// P-140.
+const MAX_BODY: usize = 4 * 1024;

@@ -1,0 +1,14 @@
+//! Keys from files, and the tokens signed with them.
+
+mod access;
+mod apple;
+mod jwt;
+mod keys;
+mod vapid;
+
+pub(crate) use self::{
+    access::AccessTokens,
+    apple::ProviderTokens,
+    keys::{ServiceAccount, p256_key, read},
+    vapid::Vapid,
+};

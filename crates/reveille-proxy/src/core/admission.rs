@@ -1,0 +1,202 @@
+//! The edge half: may this sender say this, and whose business is it? In the order of RFC 3261 §16.3 (S-060).
+
+use reveille_registrar::aor::Aor;
+use reveille_sip::{
+    header::HeaderId,
+    message::Message,
+    method::Method,
+    uri::{Scheme, Uri},
+};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    Core, Now,
+    context::{Origin, Plan, Where},
+    register::Registration,
+    reply::Reply,
+    routes,
+};
+use crate::{auth::Verdict, ingress::Purpose};
+
+/// What is to become of a request.
+pub(super) enum Decision {
+    /// It ends here.
+    Reply(Reply),
+    /// It goes to the home of its address-of-record, as a registration.
+    Register(Box<Registration>),
+    /// It is forwarded.
+    Deliver(Box<Plan>),
+}
+
+/// The methods we know, for Allow in 200, 405 and 501 (RFC 3261 §20.5).
+pub(super) const ALLOW: &str =
+    "INVITE, ACK, CANCEL, BYE, REGISTER, OPTIONS, PRACK, UPDATE, INFO, REFER, SUBSCRIBE, NOTIFY, MESSAGE, PUBLISH";
+/// The extensions we support as registrar.
+pub(super) const SUPPORTED: &str = "path, outbound";
+/// Branches a request may have in parallel when nobody said otherwise (RFC 5393 §5.3.3.1).
+const DEFAULT_BREADTH: u32 = 60;
+
+impl Core {
+    /// Decides what is to become of `message`.
+    pub(super) fn admit(&mut self, now: Now, message: &Message, origin: &Origin) -> Decision {
+        match self.try_admit(now, message, origin) {
+            Ok(decision) => decision,
+            Err(reply) => Decision::Reply(reply),
+        }
+    }
+
+    fn try_admit(&mut self, now: Now, message: &Message, origin: &Origin) -> Result<Decision, Reply> {
+        let repaired = routes::repair_strict(message, &*self.shared.flows);
+        let request = repaired.as_ref().unwrap_or(message);
+        let method = request.method();
+        let shared = self.shared.clone();
+        let flows = &*shared.flows;
+        let uri = Uri::parse(request.request_uri()).map_err(|_| Reply::new(400))?;
+        let set = routes::read(request, &origin.flow, flows)?;
+        let host_is_ours =
+            self.shared.settings.is_our_domain(uri.host()) || flows.names_us(uri.host(), uri.port());
+        let for_us = set.flow.is_none() && !set.others && host_is_ours && uri.user().is_none();
+
+        if method == Method::Options && for_us {
+            return Ok(Decision::Reply(self.options()));
+        }
+        let is_register = method == Method::Register && set.flow.is_none() && !set.others;
+        if request.max_forwards().ok().flatten() == Some(0) && !(is_register && host_is_ours) {
+            return Err(Reply::new(483)); // S-061
+        }
+        let loop_hash = loop_hash(request);
+        if self.has_looped(request, loop_hash) {
+            return Err(Reply::new(482)); // RFC 5393 §4.2
+        }
+        let unknown: Vec<&str> = request.values(HeaderId::ProxyRequire).filter(|tag| !tag.is_empty()).collect();
+        if !unknown.is_empty() {
+            return Err(Reply::new(420).with(HeaderId::Unsupported, unknown.join(", "))); // S-062
+        }
+        let breadth = match request.value(HeaderId::MaxBreadth).map(|v| v.trim().parse::<u32>()) {
+            None => DEFAULT_BREADTH,
+            Some(Ok(0)) => return Err(Reply::new(440)), // RFC 5393 §5.3.3.2
+            Some(Ok(breadth)) => breadth.min(DEFAULT_BREADTH),
+            Some(Err(_)) => return Err(Reply::new(400)),
+        };
+        if self.draining() && request.to_tag().is_none() {
+            return Err(self.overloaded()); // S-139
+        }
+        if is_register {
+            if !self.shared.settings.is_our_domain(uri.host()) && !flows.names_us(uri.host(), uri.port()) {
+                return Err(Reply::new(404)); // S-093
+            }
+            let registration = self.admit_register(now, request, origin)?;
+            return Ok(Decision::Register(Box::new(registration)));
+        }
+        if for_us {
+            // S-093: what we know is not allowed here, what we do not know is not implemented.
+            return Err(if method == Method::Extension {
+                Reply::new(501).with(HeaderId::Allow, ALLOW)
+            } else {
+                Reply::new(405).with(HeaderId::Allow, ALLOW)
+            });
+        }
+        // A token vouches for the dialog it was made in; a new dialog must prove itself whatever it carries.
+        if !(set.vouched && request.to_tag().is_some()) {
+            self.authenticate_caller(now, request, origin)?;
+        }
+        let destination = if let Some(flow) = set.flow {
+            if matches!(flows.liveness(&flow), reveille_registrar::flow::Liveness::Gone) {
+                return Err(Reply::new(430)); // S-128
+            }
+            Where::Flow(flow)
+        } else if set.others {
+            // A Route that leads to others is followed only inside what we routed before (S-229).
+            return Err(Reply::new(403));
+        } else if host_is_ours && uri.scheme() != Scheme::Tel {
+            Where::Home(Aor::from_uri(&uri, &self.shared.settings.aliases).map_err(|_| Reply::new(404))?)
+        } else if host_is_ours || uri.scheme() == Scheme::Tel {
+            return Err(Reply::new(404));
+        } else {
+            return Err(Reply::new(403)); // S-228: we are no open relay
+        };
+        let own_routes = set.own;
+        Ok(Decision::Deliver(Box::new(Plan { request: repaired, own_routes, destination, breadth, loop_hash })))
+    }
+
+    /// Answers a probe (S-092).
+    fn options(&mut self) -> Reply {
+        if self.draining() {
+            return self.overloaded();
+        }
+        Reply::new(200)
+            .with(HeaderId::Allow, ALLOW)
+            .with(HeaderId::Accept, "application/sdp")
+            .with(HeaderId::Supported, SUPPORTED)
+    }
+
+    /// Callers on public listeners prove who they are, and may only speak for themselves (S-140, S-152).
+    fn authenticate_caller(&self, now: Now, request: &Message, origin: &Origin) -> Result<(), Reply> {
+        if origin.purpose != Purpose::Public {
+            return Ok(());
+        }
+        let Some(auth) = self.shared.auth.clone() else { return Ok(()) };
+        let lines = request.lines(HeaderId::ProxyAuthorization);
+        let verdict = auth.verify(now.unix, request.method_name(), request.request_uri(), lines, &request.body());
+        let user = self.settle_verdict(now, verdict, HeaderId::ProxyAuthenticate, 407)?;
+        let from = request.from().ok().and_then(|f| Uri::parse(f.uri).ok()).ok_or_else(|| Reply::new(400))?;
+        let claimed = Aor::from_uri(&from, &self.shared.settings.aliases).map_err(|_| Reply::new(403))?;
+        let own = self.shared.settings.is_our_domain(from.host()) && user_of(&claimed) == user;
+        own.then_some(()).ok_or_else(|| Reply::new(403))
+    }
+
+    /// Turns a digest verdict into the user, or into the answer that asks again.
+    pub(super) fn settle_verdict(
+        &self,
+        now: Now,
+        verdict: Verdict,
+        challenge: HeaderId,
+        status: u16,
+    ) -> Result<String, Reply> {
+        let stale = match verdict {
+            Verdict::Accepted { user, .. } => return Ok(user),
+            Verdict::BadRequest => return Err(Reply::new(400)),
+            Verdict::Stale => true,
+            Verdict::Missing | Verdict::Rejected => false,
+        };
+        self.shared.metrics.challenged();
+        let mut reply = Reply::new(status);
+        if let Some(auth) = &self.shared.auth {
+            for line in auth.challenge(now.unix, stale) {
+                reply = reply.with(challenge, line);
+            }
+        }
+        Err(reply)
+    }
+
+    /// Whether one of the Vias is ours and was made under the same routing inputs (RFC 5393 §4.2.1). A changed hash is a spiral.
+    fn has_looped(&self, request: &Message, hash: u64) -> bool {
+        let mark = format!("{hash:016x}");
+        request.vias().skip_while(Result::is_err).flatten().any(|via| {
+            via.branch().is_some_and(|b| b.ends_with(&mark)) && self.shared.flows.names_us(via.host, via.port)
+        })
+    }
+}
+
+/// The user part of an address-of-record. A user name is the same person in all our domains.
+pub(super) fn user_of(aor: &Aor) -> &str {
+    aor.as_str().rsplit_once('@').map_or("", |(user, _)| user)
+}
+
+/// Everything that changes routing, and nothing else (RFC 3261 §16.6 step 8; S-064).
+fn loop_hash(request: &Message) -> u64 {
+    let mut hash = Xxh3::new();
+    let mut add = |part: &str| {
+        hash.update(part.as_bytes());
+        hash.update(&[0]);
+    };
+    add(request.request_uri());
+    request.lines(HeaderId::Route).for_each(&mut add);
+    add(request.from_tag().unwrap_or(""));
+    add(request.to_tag().unwrap_or(""));
+    add(request.value(HeaderId::CallId).unwrap_or(""));
+    add(request.value(HeaderId::CSeq).unwrap_or(""));
+    request.lines(HeaderId::ProxyRequire).for_each(&mut add);
+    request.lines(HeaderId::ProxyAuthorization).for_each(&mut add);
+    hash.digest()
+}

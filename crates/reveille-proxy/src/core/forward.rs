@@ -1,0 +1,183 @@
+//! Rewriting messages as they pass (RFC 3261 §16.6, §16.7): what is not named here leaves as it came.
+
+use bytes::Bytes;
+use reveille_push::target;
+use reveille_registrar::{
+    flow::{FlowRef, Liveness},
+    shard::Target,
+};
+use reveille_sip::{
+    edit::Edit,
+    header::HeaderId,
+    message::Message,
+    method::Method,
+    typed,
+    uri::{Scheme, Uri},
+};
+use reveille_transaction::BranchId;
+
+use super::{
+    Core,
+    context::{Context, Delivery, Origin, Outgoing},
+    reply::via_correction,
+    routes,
+};
+use crate::{egress::LocalAddress, ingress::Purpose};
+
+/// Max-Forwards of a request that came without one (RFC 3261 §16.6 step 3).
+const MAX_FORWARDS: u8 = 70;
+
+impl Core {
+    /// The request as it leaves on one branch; on failure the status the branch ends with.
+    pub(super) fn build_request(
+        &self,
+        id: u64,
+        context: &Context,
+        delivery: &Delivery,
+        branch: BranchId,
+        flow: &FlowRef,
+        target: Option<&Target>,
+    ) -> Result<Outgoing, u16> {
+        let request = &delivery.request;
+        let sips = |uri: &str| Uri::parse(uri).is_ok_and(|u| u.scheme() == Scheme::Sips);
+        let next = target.map_or(request.request_uri(), |t| t.contact.as_str());
+        if (sips(request.request_uri()) || sips(next)) && !flow.transport().is_secure() {
+            return Err(480); // S-074: never downgraded
+        }
+        let via_branch = format!(
+            "z9hG4bK.{:x}.{:x}.{id:x}.{:x}.{:016x}",
+            self.shared.salt, self.worker, branch.0, delivery.plan.loop_hash
+        );
+        let mut edit = self.begin_edit(request, &context.origin, delivery.plan.own_routes);
+        if let Some(target) = target {
+            edit.set_request_uri(request_uri_of(&target.contact));
+            for path in target.path.iter().rev() {
+                edit.prepend(HeaderId::Route, path); // RFC 3327 §5.1
+            }
+        }
+        if stays_on_path(request) {
+            let (near, far) = (self.record_route(&context.origin.flow)?, self.record_route(flow)?);
+            edit.prepend(HeaderId::RecordRoute, &near);
+            edit.prepend(HeaderId::RecordRoute, &far); // S-071: the upper value faces the next hop
+        }
+        if request.has(HeaderId::MaxBreadth) || delivery.branches.len() > 1 {
+            let share = (delivery.plan.breadth / delivery.branches.len().max(1) as u32).max(1);
+            edit.replace(HeaderId::MaxBreadth, &share.to_string()); // RFC 5393 §5.3.3
+        }
+        let local = self.shared.flows.local(flow).ok_or(503_u16)?;
+        edit.push_via(&via(&local, &via_branch));
+        Ok(Outgoing { flow: *flow, branch: via_branch, bytes: edit.finish() })
+    }
+
+    /// What every forwarded copy has in common.
+    fn begin_edit<'m>(&self, request: &'m Message, origin: &Origin, own_routes: usize) -> Edit<'m> {
+        let mut edit = Edit::new(request);
+        let hops = request.max_forwards().ok().flatten().map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1));
+        edit.set_max_forwards(hops);
+        let (received, rport) = via_correction(request, origin);
+        edit.add_top_via_params(received, rport); // S-087
+        if own_routes > 0 {
+            edit.pop_routes(own_routes);
+        }
+        if origin.purpose == Purpose::Public {
+            // S-149: credentials for us end here. S-230: what only a trusted neighbour may say.
+            if let Some(auth) = &self.shared.auth {
+                let ours = format!("realm=\"{}\"", auth.realm());
+                edit.retain_lines(HeaderId::ProxyAuthorization, |line| !line.contains(&ours));
+            }
+            edit.remove(HeaderId::Path);
+            edit.remove_named("P-Asserted-Identity");
+            edit.remove(HeaderId::FeatureCaps);
+        }
+        hide_push_parameters(request, &mut edit);
+        edit
+    }
+
+    fn record_route(&self, flow: &FlowRef) -> Result<String, u16> {
+        let LocalAddress { transport, host, port } = self.shared.flows.local(flow).ok_or(503_u16)?;
+        let token = self.shared.flows.seal(flow);
+        Ok(format!("<sip:{token}@{host}:{port};transport={};lr>", transport.uri_param()))
+    }
+
+    /// ACK for a 2xx: routed like a new request, without a transaction and without an answer (RFC 3261 §16.11; S-049, S-018).
+    pub(super) fn forward_ack(&mut self, message: &Message, origin: &Origin) {
+        let repaired = routes::repair_strict(message, &*self.shared.flows);
+        let request = repaired.as_ref().unwrap_or(message);
+        let Ok(set) = routes::read(request, &origin.flow, &*self.shared.flows) else {
+            return self.shared.metrics.dropped("ack_route");
+        };
+        let Some(flow) = set.flow.filter(|flow| self.usable(flow)) else {
+            return self.shared.metrics.dropped("ack_without_flow");
+        };
+        if request.max_forwards().ok().flatten() == Some(0) {
+            return self.shared.metrics.dropped("ack_max_forwards");
+        }
+        let Some(local) = self.shared.flows.local(&flow) else { return };
+        let mut edit = self.begin_edit(request, origin, set.own);
+        // Stateless forwarding: the branch must be the same for each copy of this ACK (RFC 3261 §16.11).
+        let seed = request.top_via().ok().and_then(|v| v.branch()).unwrap_or("");
+        let branch = xxhash_rust::xxh3::xxh3_64_with_seed(seed.as_bytes(), self.shared.salt);
+        edit.push_via(&via(&local, &format!("z9hG4bK.{:x}.{branch:016x}", self.shared.salt)));
+        if self.shared.flows.send(&flow, edit.finish()).is_err() {
+            self.shared.metrics.dropped("ack_flow_gone");
+        }
+    }
+
+    /// Whether a flow can still carry something.
+    fn usable(&self, flow: &FlowRef) -> bool {
+        !matches!(self.shared.flows.liveness(flow), Liveness::Gone)
+    }
+}
+
+/// A response as it goes up: our Via off, challenges of other branches on (S-083), push parameters hidden (P-105).
+/// `None` where ours was the only Via: the response ends here (S-086).
+pub(super) fn build_response(response: &Message, challenges: &[(HeaderId, String)]) -> Option<Bytes> {
+    let _next_hop = response.vias().nth(1)?;
+    let mut edit = Edit::new(response);
+    edit.pop_via();
+    for (header, value) in challenges {
+        edit.append(*header, value);
+    }
+    hide_push_parameters(response, &mut edit);
+    Some(edit.finish())
+}
+
+/// Takes push parameters out of Contact, where RFC 8599 §4.1 does not want them outside REGISTER and where they would reach
+/// the other party (P-105, S-137).
+fn hide_push_parameters(message: &Message, edit: &mut Edit<'_>) {
+    let carries = |line: &str| memchr_pn(line);
+    if !message.lines(HeaderId::Contact).any(carries) {
+        return;
+    }
+    let values: Vec<String> = message
+        .values(HeaderId::Contact)
+        .map(|value| match typed::NameAddr::parse(value) {
+            Ok(contact) => value.replacen(contact.uri, &target::strip(contact.uri), 1),
+            Err(_) => "*".to_owned(),
+        })
+        .collect();
+    edit.replace(HeaderId::Contact, &values.join(", "));
+}
+
+fn memchr_pn(line: &str) -> bool {
+    line.as_bytes().windows(3).any(|w| w.eq_ignore_ascii_case(b"pn-"))
+}
+
+fn via(local: &LocalAddress, branch: &str) -> String {
+    format!("SIP/2.0/{} {}:{};branch={branch}", local.transport.via_token(), local.host, local.port)
+}
+
+/// Whether later requests of the dialog must come back through us (S-070).
+fn stays_on_path(request: &Message) -> bool {
+    let method = request.method();
+    request.to_tag().is_none() && (method.forms_dialog() || method == Method::Notify)
+}
+
+/// A Contact as a Request-URI: without `method` and embedded headers (RFC 3261 §16.6 step 2, §19.1.1).
+fn request_uri_of(contact: &str) -> String {
+    let bare = contact.split_once('?').map_or(contact, |(uri, _)| uri);
+    if !bare.contains(";method=") {
+        return bare.to_owned();
+    }
+    bare.split(';').filter(|part| !part.starts_with("method=")).collect::<Vec<_>>().join(";")
+}

@@ -1,0 +1,374 @@
+//! REGISTER: what the edge half checks, what the shard is asked, what the 200 says (RFC 3261 §10.3, RFC 5626 §6,
+//! RFC 8599 §5.6.1).
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use reveille_push::{
+    caps::Announcement,
+    target::{self, ContactPush},
+};
+use reveille_registrar::{
+    aor::Aor,
+    shard::{BindingView, ContactUpdate, ContactsUpdate, RegisterError, RegisterRequest, ShardInput, WorkerRef},
+};
+use reveille_sip::{
+    header::HeaderId,
+    message::{Contacts, Message},
+    method::Method,
+    typed::NameAddr,
+    uri::{Scheme, Uri},
+};
+use reveille_transaction::ServerId;
+
+use super::{
+    Core, Now, Timer,
+    admission::{SUPPORTED, user_of},
+    context::{Origin, Registering, Work},
+    reply::Reply,
+};
+use crate::ingress::Purpose;
+
+/// A REGISTER that may be carried out.
+pub(super) struct Registration {
+    aor: Aor,
+    contacts: ContactsUpdate,
+    path: Vec<String>,
+    outbound: bool,
+    announcements: Vec<Announcement>,
+}
+
+/// How long a shard may take before the phone is told to try again; the store's worst pause is far below.
+const HOME_PATIENCE: Duration = Duration::from_secs(10);
+/// Below this, a registrar may not refuse a lifetime as too brief (RFC 3261 §10.3 step 7).
+const AN_HOUR: u32 = 3600;
+
+impl Core {
+    /// Checks a REGISTER in the order of RFC 3261 §10.3 (S-100). Nothing is stored before it returns.
+    pub(super) fn admit_register(
+        &self,
+        now: Now,
+        request: &Message,
+        origin: &Origin,
+    ) -> Result<Registration, Reply> {
+        let unknown: Vec<&str> =
+            request.values(HeaderId::Require).filter(|t| !matches!(*t, "path" | "outbound" | "")).collect();
+        if !unknown.is_empty() {
+            return Err(Reply::new(420).with(HeaderId::Unsupported, unknown.join(", ")));
+        }
+        let to = request.to().ok().and_then(|to| Uri::parse(to.uri).ok()).ok_or_else(|| Reply::new(400))?;
+        if !matches!(to.scheme(), Scheme::Sip | Scheme::Sips) {
+            return Err(Reply::new(400)); // S-102
+        }
+        let user = self.authenticate_registrant(now, request, origin)?;
+        if !self.shared.settings.is_our_domain(to.host()) {
+            return Err(Reply::new(404));
+        }
+        let aor = Aor::from_uri(&to, &self.shared.settings.aliases).map_err(|_| Reply::new(404))?;
+        if user.is_some_and(|user| user != user_of(&aor)) {
+            return Err(Reply::new(403)); // S-115: no third-party registration
+        }
+        let checked = self.check_contacts(request, origin, &aor);
+        if let Err(reply) = &checked
+            && reply.status != 423
+        {
+            self.reject_waiting(&aor, request);
+        }
+        checked
+    }
+
+    fn authenticate_registrant(&self, now: Now, request: &Message, origin: &Origin) -> Result<Option<String>, Reply> {
+        if origin.purpose == Purpose::Cluster {
+            return Ok(None);
+        }
+        let Some(auth) = self.shared.auth.clone() else { return Ok(None) };
+        let lines = request.lines(HeaderId::Authorization);
+        let verdict = auth.verify(now.unix, request.method_name(), request.request_uri(), lines, &request.body());
+        self.settle_verdict(now, verdict, HeaderId::WwwAuthenticate, 401).map(Some)
+    }
+
+    fn check_contacts(&self, request: &Message, origin: &Origin, aor: &Aor) -> Result<Registration, Reply> {
+        let limits = &self.shared.settings.registration;
+        let path = if origin.purpose == Purpose::Public {
+            Vec::new() // S-230: a stranger's Path never reaches storage
+        } else {
+            request.values(HeaderId::Path).map(str::to_owned).collect()
+        };
+        let mut registration = Registration {
+            aor: aor.clone(),
+            contacts: ContactsUpdate::Fetch,
+            path,
+            outbound: false,
+            announcements: Vec::new(),
+        };
+        let expires = request.expires();
+        match request.contacts().map_err(|_| Reply::new(400))? {
+            Contacts::None => {}
+            Contacts::Wildcard if expires == Some(0) => registration.contacts = ContactsUpdate::RemoveAll,
+            Contacts::Wildcard => return Err(Reply::new(400)), // S-104
+            Contacts::List(list) => {
+                if list.len() > limits.max_contacts {
+                    return Err(Reply::new(403));
+                }
+                let mut updates = Vec::with_capacity(list.len());
+                for contact in &list {
+                    let update = self.check_contact(request, origin, contact, expires, &mut registration.announcements)?;
+                    updates.push(update);
+                }
+                let live = updates.iter().filter(|u| u.expires > 0).count();
+                let wants_reg_id = updates.iter().any(|u| u.reg_id.is_some());
+                if wants_reg_id && live > 1 {
+                    return Err(Reply::new(400)); // S-120
+                }
+                registration.outbound = wants_reg_id && self.outbound_applies(request, origin)?;
+                if !registration.outbound {
+                    updates.iter_mut().for_each(|u| u.reg_id = None); // S-119
+                }
+                if updates.iter().filter(|u| u.push.is_some()).count() > limits.max_push_contacts {
+                    return Err(Reply::new(403)); // P-009
+                }
+                registration.contacts = ContactsUpdate::Update(updates);
+            }
+        }
+        Ok(registration)
+    }
+
+    /// Whether the first hop supports RFC 5626: the phone is our neighbour, or its edge marked its Path `ob` (S-119).
+    fn outbound_applies(&self, request: &Message, origin: &Origin) -> Result<bool, Reply> {
+        let direct = request.vias().count() == 1;
+        let marked = origin.purpose != Purpose::Public
+            && request.paths().last().and_then(Result::ok).and_then(|p| Uri::parse(p.uri).ok()?.param("ob").map(|_| ())).is_some();
+        if direct || marked {
+            Ok(true)
+        } else if request.lists_option(HeaderId::Supported, "outbound") {
+            Err(Reply::new(439))
+        } else {
+            Ok(false)
+        }
+    }
+
+    fn check_contact(
+        &self,
+        request: &Message,
+        origin: &Origin,
+        contact: &NameAddr<'_>,
+        header_expires: Option<u32>,
+        announcements: &mut Vec<Announcement>,
+    ) -> Result<ContactUpdate, Reply> {
+        let limits = &self.shared.settings.registration;
+        let uri = Uri::parse(contact.uri).map_err(|_| Reply::new(400))?;
+        if self.shared.settings.is_our_domain(uri.host()) || self.shared.flows.names_us(uri.host(), uri.port()) {
+            return Err(Reply::new(403)); // S-114, S-232
+        }
+        let asked = contact.expires().or(header_expires).unwrap_or(limits.default_expires);
+        if asked > 0 && asked < limits.min_expires && asked < AN_HOUR {
+            return Err(too_brief(limits.min_expires)); // S-106
+        }
+        let expires = asked.min(limits.max_expires);
+        let pnsreg = contact.params.get("+sip.pnsreg").is_some();
+        let push = if asked == 0 { None } else { self.check_push(request, origin, &uri, expires, pnsreg, announcements)? };
+        let instance = contact.params.get_unquoted("+sip.instance").map(str::to_owned);
+        let reg_id = match contact.params.get("reg-id").flatten() {
+            None => None,
+            Some(value) => match value.parse::<u32>() {
+                Ok(id) if (1..=0x7fff_ffff).contains(&id) => instance.is_some().then_some(id),
+                _ => return Err(Reply::new(400)),
+            },
+        };
+        let q = contact.q().map_err(|_| Reply::new(400))?.unwrap_or(1000);
+        let params = contact
+            .params
+            .iter()
+            .filter(|(name, _)| !name.eq_ignore_ascii_case("expires") && !name.eq_ignore_ascii_case("q"))
+            .fold(String::new(), |text, (name, value)| match value {
+                Some(value) => format!("{text};{name}={value}"),
+                None => format!("{text};{name}"),
+            });
+        Ok(ContactUpdate { uri: contact.uri.to_owned(), params, q, expires, instance, reg_id, push, pnsreg })
+    }
+
+    /// RFC 8599 §5.6.1 for one Contact: the push target to keep, if any, and what the 200 will announce.
+    fn check_push(
+        &self,
+        request: &Message,
+        origin: &Origin,
+        uri: &Uri<'_>,
+        expires: u32,
+        pnsreg: bool,
+        announcements: &mut Vec<Announcement>,
+    ) -> Result<Option<reveille_push::PushTarget>, Reply> {
+        let limits = &self.shared.settings.registration;
+        let wish = target::from_params(uri.params());
+        if matches!(wish, ContactPush::None) {
+            return Ok(None);
+        }
+        let protected = origin.transport.is_secure() || self.shared.settings.strongly_protected(origin.remote.ip());
+        if !protected || (self.shared.auth.is_none() && origin.purpose == Purpose::Public) {
+            return Err(Reply::new(403)); // P-112, P-115
+        }
+        // P-035: from a trusted proxy nearer to the phone, "sip.pns" means that it does the pushing.
+        if origin.purpose != Purpose::Public
+            && request.lines(HeaderId::FeatureCaps).any(reveille_push::caps::carries_pns)
+        {
+            return Ok(None);
+        }
+        let unsupported = || if limits.reject_unsupported_push { Err(Reply::new(555)) } else { Ok(None) };
+        match wish {
+            ContactPush::None => Ok(None),
+            ContactPush::QueryAll => {
+                let all = self.shared.pushes.announced();
+                if all.is_empty() {
+                    return unsupported();
+                }
+                all.into_iter().for_each(|a| announce(announcements, a));
+                Ok(None)
+            }
+            ContactPush::Query(Ok(provider)) => match self.shared.pushes.announce(provider) {
+                Some(announcement) => {
+                    announce(announcements, announcement);
+                    Ok(None)
+                }
+                None => unsupported(),
+            },
+            ContactPush::Query(Err(_)) | ContactPush::Unknown(_) => unsupported(),
+            ContactPush::Invalid(invalid) if invalid.status() == 400 => Err(Reply::new(400)), // P-004, P-009
+            ContactPush::Invalid(_) => unsupported(),
+            ContactPush::Target(target) => {
+                if self.shared.pushes.check(&target).is_err() {
+                    return unsupported();
+                }
+                let Some(mut announcement) = self.shared.pushes.announce(target.provider) else { return unsupported() };
+                if expires < limits.push_min_expires {
+                    return Err(too_brief(limits.push_min_expires)); // P-037
+                }
+                announcement.pnsreg = (pnsreg && expires > 240).then_some(limits.pnsreg.min(expires - 1)); // P-027
+                announce(announcements, announcement);
+                Ok(Some(target))
+            }
+        }
+    }
+
+    /// A REGISTER that is refused for good ends the waiting of what waited for it (P-064). Only the authenticated reach this.
+    fn reject_waiting(&self, aor: &Aor, request: &Message) {
+        if let Ok(Contacts::List(list)) = request.contacts() {
+            let contacts = list.iter().map(|c| c.uri.to_owned()).collect();
+            if self.shared.homes.ask(aor, ShardInput::RegisterRejected { aor: aor.clone(), contacts }).is_err() {
+                self.shared.metrics.dropped("home_busy");
+            }
+        }
+    }
+
+    pub(super) fn begin_register(
+        &mut self,
+        now: Now,
+        server: ServerId,
+        request: Message,
+        origin: &Origin,
+        registration: Registration,
+    ) {
+        let Registration { aor, contacts, path, outbound, announcements } = registration;
+        let ask = RegisterRequest {
+            aor: aor.clone(),
+            call_id: request.value(HeaderId::CallId).unwrap_or("").to_owned(),
+            cseq: request.cseq().map(|c| c.number).unwrap_or(0),
+            contacts,
+            path,
+            flow: Some(origin.flow),
+            outbound,
+            reply: WorkerRef { worker: self.worker, context: self.next_context },
+        };
+        if self.shared.homes.ask(&aor, ShardInput::Register(Box::new(ask))).is_err() {
+            let reply = self.overloaded();
+            return self.reply(now, server, &request, origin, reply);
+        }
+        let work = Work::Register(Box::new(Registering { request, aor, announcements, outbound }));
+        let id = self.open_context(server, origin, Method::Register, now, work);
+        self.deadlines.set(Timer::HomeOverdue { context: id }, now.mono + HOME_PATIENCE);
+    }
+
+    /// The shard has spoken: the record is durable, or nothing was changed.
+    pub(super) fn registered(&mut self, now: Now, id: u64, result: Result<Vec<BindingView>, RegisterError>) {
+        self.deadlines.clear(&Timer::HomeOverdue { context: id });
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let started = context.started;
+        let Work::Register(registering) = std::mem::replace(&mut context.work, Work::Answered) else { return };
+        let Registering { request, aor, announcements, outbound } = *registering;
+        let reply = match result {
+            Ok(bindings) => {
+                self.shared.metrics.registered((now.mono - started).as_secs_f64());
+                self.registered_ok(now, &request, &bindings, &announcements, outbound)
+            }
+            Err(error) => {
+                tracing::debug!(aor = %aor.redacted(), %error, "registration refused");
+                match error.status() {
+                    503 => self.overloaded(),
+                    status => Reply::new(status),
+                }
+            }
+        };
+        self.answer(now, id, &request, reply);
+    }
+
+    fn registered_ok(
+        &self,
+        now: Now,
+        request: &Message,
+        bindings: &[BindingView],
+        announcements: &[Announcement],
+        outbound: bool,
+    ) -> Reply {
+        let mut reply = Reply::new(200);
+        for binding in bindings {
+            // P-049: its own push parameters go back to the phone that sent them, and to no other.
+            let uri = if binding.updated_now { binding.contact.as_str().into() } else { target::strip(&binding.contact) };
+            let q = if binding.q == 1000 { String::new() } else { format!(";q={}", decimal(binding.q)) };
+            reply = reply.with(
+                HeaderId::Contact,
+                format!("<{uri}>{}{q};expires={}", binding.params, binding.expires_in),
+            );
+        }
+        if !announcements.is_empty() && bindings.iter().any(|b| b.updated_now) {
+            for announcement in announcements {
+                reply = reply.with(HeaderId::FeatureCaps, announcement.to_string()); // P-031: repeated on every refresh
+            }
+        }
+        if request.lists_option(HeaderId::Supported, "path") {
+            for path in request.lines(HeaderId::Path) {
+                reply = reply.with(HeaderId::Path, path); // S-117
+            }
+        }
+        if outbound {
+            reply = reply
+                .with(HeaderId::Require, "outbound")
+                .with(HeaderId::FlowTimer, self.shared.settings.registration.flow_timer.to_string()); // S-121, S-122
+        }
+        let date = httpdate::fmt_http_date(UNIX_EPOCH.checked_add(Duration::from_secs(now.unix)).unwrap_or(SystemTime::UNIX_EPOCH));
+        reply.with(HeaderId::Supported, SUPPORTED).with(HeaderId::Date, date)
+    }
+
+    /// The shard did not answer in time: the phone is asked to come back.
+    pub(super) fn home_overdue(&mut self, now: Now, id: u64) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let Work::Register(registering) = std::mem::replace(&mut context.work, Work::Answered) else { return };
+        tracing::error!("a shard did not answer a REGISTER within {HOME_PATIENCE:?}; the phone was sent 503");
+        let reply = self.overloaded();
+        self.answer(now, id, &registering.request, reply);
+    }
+}
+
+fn too_brief(least: u32) -> Reply {
+    Reply::new(423).with(HeaderId::MinExpires, least.to_string())
+}
+
+/// Adds an announcement; one header per push service (P-022).
+fn announce(list: &mut Vec<Announcement>, announcement: Announcement) {
+    match list.iter_mut().find(|a| a.provider == announcement.provider) {
+        Some(present) => *present = announcement,
+        None => list.push(announcement),
+    }
+}
+
+/// A q value of thousandths in the notation of RFC 3261 §25.1.
+fn decimal(q: u16) -> String {
+    let text = format!("{}.{:03}", q / 1000, q % 1000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}

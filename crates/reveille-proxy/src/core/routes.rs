@@ -1,0 +1,73 @@
+//! Reading Route: which values are ours, what they say, and where they lead (RFC 3261 §16.4, RFC 5626 §5.3).
+//!
+//! A forwarded request carries two Record-Route values of ours: the upper faces the next hop, the lower the previous one
+//! (RFC 5658 §3); each has in its user part the sealed flow of the side it faces. Whoever sends within the dialog
+//! therefore lists its own side first and the far side second: the *last* of our values is where the request goes. A single
+//! value of ours is the old rule of RFC 5626 §5.3: arrived on that very flow means outgoing, else it is the destination.
+
+use reveille_registrar::flow::FlowRef;
+use reveille_sip::{edit::Edit, header::HeaderId, limits::Limits, message::Message, uri::Uri};
+
+use super::reply::Reply;
+use crate::egress::Flows;
+
+/// What the Route headers of a request say to us.
+#[derive(Debug)]
+pub(super) struct RouteSet {
+    /// Values at the top that are ours.
+    pub(super) own: usize,
+    /// The flow they lead to; none where the Request-URI decides.
+    pub(super) flow: Option<FlowRef>,
+    /// Whether values of others remain beneath.
+    pub(super) others: bool,
+    /// Whether a token of ours was among them: the request belongs to a dialog or flow that we let in (S-228, S-229).
+    pub(super) vouched: bool,
+}
+
+/// Reads the Route set of `request`, which arrived on `arrival`.
+///
+/// # Errors
+/// 403 for a token that is not ours (S-128), 400 for a Route that cannot be read.
+pub(super) fn read(request: &Message, arrival: &FlowRef, flows: &dyn Flows) -> Result<RouteSet, Reply> {
+    let mut set = RouteSet { own: 0, flow: None, others: false, vouched: false };
+    let mut tokens = 0;
+    for route in request.routes() {
+        let uri = route.ok().and_then(|r| Uri::parse(r.uri).ok()).ok_or_else(|| Reply::new(400))?;
+        if !flows.names_us(uri.host(), uri.port()) {
+            set.others = true;
+            break;
+        }
+        set.own += 1;
+        if let Some(token) = uri.user() {
+            let flow = flows.unseal(token).map_err(|_| Reply::new(403))?;
+            set.flow = Some(flow);
+            set.vouched = true;
+            tokens += 1;
+        }
+    }
+    if tokens == 1 && set.flow.as_ref() == Some(arrival) {
+        set.flow = None;
+    }
+    Ok(set)
+}
+
+/// Undoes what a strict router did: where the Request-URI is one of our Record-Route URIs, the real one is the last Route
+/// value (RFC 3261 §16.4; S-066).
+pub(super) fn repair_strict(request: &Message, flows: &dyn Flows) -> Option<Message> {
+    let uri = Uri::parse(request.request_uri()).ok()?;
+    let token = uri.user()?;
+    uri.param("lr")?;
+    if !flows.names_us(uri.host(), uri.port()) || flows.unseal(token).is_err() {
+        return None;
+    }
+    let mut values: Vec<&str> = request.values(HeaderId::Route).collect();
+    let last = values.pop()?;
+    let target = last.trim().trim_start_matches('<').split('>').next()?.to_owned();
+    let mut edit = Edit::new(request);
+    // Our own URI goes back on top, so that the reading of Route sees it as a loose router would have sent it.
+    values.insert(0, request.request_uri());
+    let joined = values.iter().map(|v| if v.starts_with('<') { (*v).to_owned() } else { format!("<{v}>") }).collect::<Vec<_>>();
+    edit.set_request_uri(target);
+    edit.replace(HeaderId::Route, &joined.join(", "));
+    Message::parse(edit.finish(), &Limits::default()).ok()
+}

@@ -1,0 +1,7 @@
+//! Scenarios on one worker's core: what the network says, what homes say, and what leaves.
+
+mod bench;
+mod calls;
+mod dialogs;
+mod refusals;
+mod registrations;

@@ -1,0 +1,79 @@
+//! The way out: what the proxy asks of whoever owns connections. Implemented by the edge.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use reveille_registrar::flow::{FlowProbe, FlowRef, Transport};
+
+/// Flows as the proxy uses them. No method waits: bytes are queued, addresses are looked up in tables.
+pub trait Flows: FlowProbe {
+    /// Queues one whole SIP message on a flow.
+    ///
+    /// A message accepted here may still be lost with its connection; the edge then reports the flow through
+    /// [`Ingress::flow_closed`](crate::ingress::Ingress::flow_closed).
+    fn send(&self, to: &FlowRef, message: Bytes) -> Result<(), SendError>;
+
+    /// Closes a flow; queued bytes may be lost. No-op for datagram flows and for flows that are gone.
+    fn close(&self, flow: &FlowRef);
+
+    /// A flow towards `destination`: an open one where there is one, else a connection is begun and what is sent to it
+    /// waits in its queue. A connection that cannot be made is reported as a closed flow.
+    fn open(&self, destination: &Destination) -> Result<FlowRef, SendError>;
+
+    /// Seals a flow into a token that only this cluster can make or read (RFC 5626 §5.2; S-127).
+    /// The token holds only characters that are legal in the user part of a URI.
+    fn seal(&self, flow: &FlowRef) -> String;
+
+    /// Reads back a token.
+    fn unseal(&self, token: &str) -> Result<FlowRef, TokenError>;
+
+    /// What we call ourselves towards the peer of `flow`, in Via, Record-Route and Path.
+    fn local(&self, flow: &FlowRef) -> Option<LocalAddress>;
+
+    /// Whether `host` and `port` (absent: the default of any listener) name this node: an advertised name, a bound address.
+    fn names_us(&self, host: &str, port: Option<u16>) -> bool;
+}
+
+/// Where to connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Destination {
+    /// The transport to use.
+    pub transport: Transport,
+    /// The peer's address, already resolved.
+    pub address: SocketAddr,
+    /// For TLS: the name to verify; absent means the address itself must be in the certificate.
+    pub server_name: Option<String>,
+}
+
+/// Our own address as a peer of one listener must write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalAddress {
+    /// Transport of the listener or connection.
+    pub transport: Transport,
+    /// Host name or IP literal, IPv6 in brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// Why a message could not be queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The flow is closed.
+    #[error("the flow is gone")]
+    Gone,
+    /// The peer does not read; the flow is being closed (S-227).
+    #[error("the flow's send queue is full")]
+    Full,
+    /// No listener has this transport and address family.
+    #[error("no listener for this transport")]
+    NoListener,
+}
+
+/// Why a token could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not made by this cluster, or altered: 403 (S-128).
+    #[error("the flow token is not ours")]
+    Forged,
+}

@@ -1,0 +1,155 @@
+//! The shell around [`Core`]: one task per worker, fed through a bounded queue by the edge and an unbounded one by homes.
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use reveille_registrar::{
+    flow::FlowRef,
+    shard::{HomeEvent, Now, WorkerRef},
+};
+use reveille_sip::header::HeaderId;
+use tokio::sync::mpsc;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    core::{Core, Shared},
+    home::HomeAnswer,
+    ingress::{Inbound, Ingress},
+};
+
+/// What a worker is told beside messages. Answers and facts need no permit: each belongs to a request that has one.
+enum Fact {
+    Home(u64, HomeEvent),
+    FlowClosed(FlowRef),
+}
+
+struct Lane {
+    messages: mpsc::Sender<Inbound>,
+    facts: mpsc::UnboundedSender<Fact>,
+}
+
+/// The entrances of all workers.
+pub struct Workers {
+    lanes: Vec<Lane>,
+}
+
+/// The other end of the entrances, until the workers are started.
+pub struct WorkerSeats(Vec<(mpsc::Receiver<Inbound>, mpsc::UnboundedReceiver<Fact>)>);
+
+/// Messages handled in one turn before timers get theirs.
+const TURN: usize = 64;
+
+impl Workers {
+    /// Makes the entrances of `count` workers, each with room for `capacity` messages.
+    ///
+    /// They exist before the workers do, because homes and edge hold them and the workers hold homes and edge.
+    pub fn new(count: usize, capacity: usize) -> (Arc<Self>, WorkerSeats) {
+        let (lanes, seats) = (0..count.clamp(1, usize::from(u16::MAX)))
+            .map(|_| {
+                let (messages, inbox) = mpsc::channel(capacity.max(1));
+                let (facts, news) = mpsc::unbounded_channel();
+                (Lane { messages, facts }, (inbox, news))
+            })
+            .unzip();
+        (Arc::new(Self { lanes }), WorkerSeats(seats))
+    }
+
+    /// Passes a home's answer to the worker that asked.
+    pub fn home_answer(&self, answer: HomeAnswer) {
+        self.tell(usize::from(answer.to.worker), Fact::Home(answer.to.context, answer.event));
+    }
+
+    /// Messages waiting in all queues.
+    pub fn queued(&self) -> usize {
+        self.lanes.iter().map(|l| l.messages.max_capacity() - l.messages.capacity()).sum()
+    }
+
+    fn tell(&self, worker: usize, fact: Fact) {
+        if let Some(lane) = self.lanes.get(worker)
+            && lane.facts.send(fact).is_err()
+        {
+            tracing::debug!(worker, "a worker that has stopped was told something");
+        }
+    }
+}
+
+impl reveille_registrar::HomeEvents for Workers {
+    fn deliver(&self, to: WorkerRef, event: HomeEvent) {
+        self.home_answer(HomeAnswer { to, event });
+    }
+}
+
+impl Ingress for Workers {
+    fn deliver(&self, inbound: Inbound) -> Result<(), Inbound> {
+        // All messages of a call meet in one worker, because all carry its Call-ID.
+        let call = inbound.message.value(HeaderId::CallId).unwrap_or("");
+        let lane = (xxh3_64(call.as_bytes()) % self.lanes.len().max(1) as u64) as usize;
+        let Some(lane) = self.lanes.get(lane) else { return Err(inbound) };
+        lane.messages.try_send(inbound).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(inbound) | mpsc::error::TrySendError::Closed(inbound) => inbound,
+        })
+    }
+
+    fn flow_closed(&self, flow: &FlowRef) {
+        for worker in 0..self.lanes.len() {
+            self.tell(worker, Fact::FlowClosed(*flow));
+        }
+    }
+}
+
+impl WorkerSeats {
+    /// Starts the workers. Each ends when every [`Workers`] handle is gone.
+    pub fn start(self, shared: &Arc<Shared>) -> Vec<tokio::task::JoinHandle<()>> {
+        self.0
+            .into_iter()
+            .enumerate()
+            .map(|(index, (inbox, news))| {
+                let core = Core::new(shared.clone(), u16::try_from(index).unwrap_or(u16::MAX));
+                tokio::spawn(run(core, inbox, news))
+            })
+            .collect()
+    }
+}
+
+async fn run(mut core: Core, mut inbox: mpsc::Receiver<Inbound>, mut news: mpsc::UnboundedReceiver<Fact>) {
+    let mut messages = Vec::with_capacity(TURN);
+    let mut facts = Vec::with_capacity(TURN);
+    loop {
+        let due = core.poll_timeout();
+        tokio::select! {
+            biased;
+            count = news.recv_many(&mut facts, TURN) => if count == 0 { return },
+            count = inbox.recv_many(&mut messages, TURN) => if count == 0 { return },
+            () = sleep_until(due) => {}
+        }
+        let now = read_clock();
+        for fact in facts.drain(..) {
+            match fact {
+                Fact::Home(context, event) => core.home_answer(now, context, event),
+                Fact::FlowClosed(flow) => core.flow_closed(now, &flow),
+            }
+        }
+        for inbound in messages.drain(..) {
+            core.message(now, inbound);
+        }
+        if core.poll_timeout().is_some_and(|at| at <= now.mono) {
+            core.handle_timeout(now);
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The one place of this crate that reads a clock.
+fn read_clock() -> Now {
+    #[allow(clippy::disallowed_methods)] // the shell is where wall time enters
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    Now { mono: tokio::time::Instant::now().into_std(), unix }
+}

@@ -1,0 +1,371 @@
+//! The compact form of a record, in memory and in the store alike.
+//!
+//! One byte of version, then varints and packed texts (`text`). What stands in a Contact twice is kept once: the PRID and the
+//! param, which the push target holds decoded, are cut out of the URI, and the instance-id out of the header parameters, with
+//! the place noted; decoding puts them back. A cut is made only where the spelling is the one decoding will give, so the result
+//! is the text as it came (S-110).
+//!
+//! ```text
+//! record  = version next_key count binding*
+//! binding = next_key-key generation flags contact params [q] [instance] [reg_id] call_id cseq expires_at
+//!           expires_at-registered_at [flow] [paths] [provider param prid] [dead] [cuts]
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use reveille_push::{Provider, PushTarget, Secret, escape::encode_pvalue};
+
+use super::{Binding, BindingKey, DeadPush, Fingerprint, Record, text};
+use crate::flow::{FlowRef, NodeTag, Transport};
+
+/// Bytes that are no record of a version we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a record, or one of a later version")]
+pub struct DecodeError;
+
+const VERSION: u8 = 1;
+
+const HAS_Q: u64 = 1;
+const HAS_INSTANCE: u64 = 1 << 1;
+const HAS_REG_ID: u64 = 1 << 2;
+const HAS_FLOW: u64 = 1 << 3;
+const HAS_PATH: u64 = 1 << 4;
+const HAS_PUSH: u64 = 1 << 5;
+const HAS_DEAD: u64 = 1 << 6;
+const PNSREG: u64 = 1 << 7;
+const CUT_PRID: u64 = 1 << 8;
+const CUT_PARAM: u64 = 1 << 9;
+const CUT_INSTANCE: u64 = 1 << 10;
+
+const DEFAULT_Q: u16 = 1000;
+
+pub(super) fn encode(record: &Record) -> Vec<u8> {
+    let mut out = Vec::with_capacity(16 + 256 * record.bindings.len());
+    out.push(VERSION);
+    put_varint(&mut out, record.next_key);
+    put_varint(&mut out, record.bindings.len() as u64);
+    for binding in &record.bindings {
+        put_binding(&mut out, record.next_key, binding);
+    }
+    out
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+    let mut reader = Reader(bytes);
+    if reader.byte()? != VERSION {
+        return Err(DecodeError);
+    }
+    let next_key = reader.varint()?;
+    let count = reader.varint()?;
+    let mut bindings = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(16));
+    for _ in 0..count {
+        bindings.push(get_binding(&mut reader, next_key)?);
+    }
+    if reader.0.is_empty() { Ok(Record { next_key, bindings }) } else { Err(DecodeError) }
+}
+
+/// The number of bindings in an encoded record, without decoding it; 0 for bytes that are no record.
+pub fn count(bytes: &[u8]) -> u64 {
+    let mut reader = Reader(bytes);
+    let mut read = || {
+        reader.byte()?;
+        reader.varint()?;
+        reader.varint()
+    };
+    read().unwrap_or(0)
+}
+
+fn put_binding(out: &mut Vec<u8>, next_key: u64, binding: &Binding) {
+    let mut contact = Cut::new(&binding.contact);
+    let mut params = Cut::new(&binding.params);
+    let (mut prid_at, mut param_at, mut instance_at) = (None, None, None);
+    if let Some(push) = &binding.push {
+        prid_at = contact.cut_value("pn-prid=", &encode_pvalue(push.prid.expose().as_bytes()));
+        param_at = contact.cut_value("pn-param=", &encode_pvalue(push.param.as_bytes()));
+    }
+    if let Some(instance) = binding.instance.as_deref().filter(|instance| !instance.is_empty()) {
+        instance_at = params.cut(instance);
+    }
+    let flag = |set: bool, flag: u64| if set { flag } else { 0 };
+    put_varint(out, next_key.wrapping_sub(binding.key.0));
+    put_varint(out, binding.generation.into());
+    put_varint(
+        out,
+        flag(binding.q != DEFAULT_Q, HAS_Q)
+            | flag(binding.instance.is_some(), HAS_INSTANCE)
+            | flag(binding.reg_id.is_some(), HAS_REG_ID)
+            | flag(binding.flow.is_some(), HAS_FLOW)
+            | flag(!binding.path.is_empty(), HAS_PATH)
+            | flag(binding.push.is_some(), HAS_PUSH)
+            | flag(binding.dead_push.is_some(), HAS_DEAD)
+            | flag(binding.pnsreg, PNSREG)
+            | flag(prid_at.is_some(), CUT_PRID)
+            | flag(param_at.is_some(), CUT_PARAM)
+            | flag(instance_at.is_some(), CUT_INSTANCE),
+    );
+    text::put(out, &contact.0);
+    text::put(out, &params.0);
+    if binding.q != DEFAULT_Q {
+        put_varint(out, binding.q.into());
+    }
+    if let Some(instance) = &binding.instance {
+        text::put(out, instance);
+    }
+    if let Some(reg_id) = binding.reg_id {
+        put_varint(out, reg_id.into());
+    }
+    text::put(out, &binding.call_id);
+    put_varint(out, binding.cseq.into());
+    put_varint(out, binding.expires_at);
+    put_varint(out, zigzag(binding.expires_at.wrapping_sub(binding.registered_at)));
+    if let Some(flow) = &binding.flow {
+        put_flow(out, flow);
+    }
+    if !binding.path.is_empty() {
+        put_varint(out, binding.path.len() as u64);
+        for value in &binding.path {
+            text::put(out, value);
+        }
+    }
+    if let Some(push) = &binding.push {
+        out.push(provider_code(push.provider));
+        text::put(out, &push.param);
+        text::put(out, push.prid.expose());
+    }
+    if let Some(dead) = binding.dead_push {
+        out.extend_from_slice(&dead.target.0.to_le_bytes());
+        put_varint(out, dead.at);
+        out.push(dead.verdicts);
+    }
+    for place in [prid_at, param_at, instance_at].into_iter().flatten() {
+        put_varint(out, place as u64);
+    }
+}
+
+fn get_binding(reader: &mut Reader<'_>, next_key: u64) -> Result<Binding, DecodeError> {
+    let key = BindingKey(next_key.wrapping_sub(reader.varint()?));
+    let generation = reader.narrow()?;
+    let flags = reader.varint()?;
+    let has = |flag: u64| flags & flag != 0;
+    let mut contact = text::get(reader)?;
+    let mut params = text::get(reader)?;
+    let q = if has(HAS_Q) { reader.narrow()? } else { DEFAULT_Q };
+    let instance = if has(HAS_INSTANCE) { Some(text::get(reader)?) } else { None };
+    let reg_id = if has(HAS_REG_ID) { Some(reader.narrow()?) } else { None };
+    let call_id = text::get(reader)?;
+    let cseq = reader.narrow()?;
+    let expires_at = reader.varint()?;
+    let registered_at = expires_at.wrapping_sub(unzigzag(reader.varint()?));
+    let flow = if has(HAS_FLOW) { Some(get_flow(reader)?) } else { None };
+    let mut path = Vec::new();
+    if has(HAS_PATH) {
+        for _ in 0..reader.varint()? {
+            path.push(text::get(reader)?);
+        }
+    }
+    let push = if has(HAS_PUSH) { Some(get_push(reader)?) } else { None };
+    let dead_push = if has(HAS_DEAD) {
+        let target = Fingerprint(u64::from_le_bytes(reader.array()?));
+        Some(DeadPush { target, at: reader.varint()?, verdicts: reader.byte()? })
+    } else {
+        None
+    };
+    // Cut last, put back first: each place was noted in the text as it was before that cut.
+    let prid_at = if has(CUT_PRID) { Some(reader.narrow()?) } else { None };
+    let param_at = if has(CUT_PARAM) { Some(reader.narrow()?) } else { None };
+    let instance_at = if has(CUT_INSTANCE) { Some(reader.narrow()?) } else { None };
+    if let Some(place) = param_at {
+        let push = push.as_ref().ok_or(DecodeError)?;
+        put_back(&mut contact, place, &encode_pvalue(push.param.as_bytes()))?;
+    }
+    if let Some(place) = prid_at {
+        let push = push.as_ref().ok_or(DecodeError)?;
+        put_back(&mut contact, place, &encode_pvalue(push.prid.expose().as_bytes()))?;
+    }
+    if let Some(place) = instance_at {
+        put_back(&mut params, place, instance.as_ref().ok_or(DecodeError)?)?;
+    }
+    Ok(Binding {
+        key,
+        generation,
+        contact,
+        params,
+        q,
+        instance,
+        reg_id,
+        call_id,
+        cseq,
+        expires_at,
+        registered_at,
+        flow,
+        path,
+        push,
+        dead_push,
+        pnsreg: has(PNSREG),
+    })
+}
+
+fn get_push(reader: &mut Reader<'_>) -> Result<PushTarget, DecodeError> {
+    let provider = provider_of(reader.byte()?).ok_or(DecodeError)?;
+    let param = text::get(reader)?.into_boxed_str();
+    Ok(PushTarget { provider, param, prid: Secret::from(text::get(reader)?) })
+}
+
+fn put_flow(out: &mut Vec<u8>, flow: &FlowRef) {
+    match flow {
+        FlowRef::Stream { node, epoch, connection, transport } => {
+            out.push(*transport as u8);
+            put_varint(out, node.0.into());
+            put_varint(out, (*epoch).into());
+            put_varint(out, *connection);
+        }
+        FlowRef::Datagram { node, listener, remote } => {
+            out.push(if remote.is_ipv4() { DATAGRAM_V4 } else { DATAGRAM_V6 });
+            put_varint(out, node.0.into());
+            put_varint(out, (*listener).into());
+            match remote {
+                SocketAddr::V4(remote) => out.extend_from_slice(&remote.ip().octets()),
+                SocketAddr::V6(remote) => {
+                    out.extend_from_slice(&remote.ip().octets());
+                    put_varint(out, remote.flowinfo().into());
+                    put_varint(out, remote.scope_id().into());
+                }
+            }
+            out.extend_from_slice(&remote.port().to_le_bytes());
+        }
+    }
+}
+
+fn get_flow(reader: &mut Reader<'_>) -> Result<FlowRef, DecodeError> {
+    let kind = reader.byte()?;
+    let node = NodeTag(reader.narrow()?);
+    if let Some(transport) = Transport::from_u8(kind) {
+        return Ok(FlowRef::Stream { node, epoch: reader.narrow()?, connection: reader.varint()?, transport });
+    }
+    let listener = reader.narrow()?;
+    let remote = match kind {
+        DATAGRAM_V4 => {
+            let ip = IpAddr::V4(Ipv4Addr::from(reader.array::<4>()?));
+            SocketAddr::new(ip, u16::from_le_bytes(reader.array()?))
+        }
+        DATAGRAM_V6 => {
+            let ip = Ipv6Addr::from(reader.array::<16>()?);
+            let (flowinfo, scope) = (reader.narrow()?, reader.narrow()?);
+            let port = u16::from_le_bytes(reader.array()?);
+            SocketAddr::V6(std::net::SocketAddrV6::new(ip, port, flowinfo, scope))
+        }
+        _ => return Err(DecodeError),
+    };
+    Ok(FlowRef::Datagram { node, listener, remote })
+}
+
+const DATAGRAM_V4: u8 = 32;
+const DATAGRAM_V6: u8 = 33;
+
+fn provider_code(provider: Provider) -> u8 {
+    match provider {
+        Provider::Apns => 1,
+        Provider::ApnsSandbox => 2,
+        Provider::Fcm => 3,
+        Provider::WebPush => 4,
+    }
+}
+
+fn provider_of(code: u8) -> Option<Provider> {
+    Provider::ALL.into_iter().find(|provider| provider_code(*provider) == code)
+}
+
+/// A text from which known values are cut.
+struct Cut(String);
+
+impl Cut {
+    fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// Cuts `value` where it is the whole value of the parameter `name` (with its `=`); the place it stood.
+    fn cut_value(&mut self, name: &str, value: &str) -> Option<usize> {
+        if value.is_empty() {
+            return None;
+        }
+        let start = self.0.find(name)? + name.len();
+        let rest = self.0.get(start..)?;
+        let whole = rest.starts_with(value) && matches!(rest.as_bytes().get(value.len()), None | Some(b';' | b'?'));
+        whole.then(|| self.remove(start, value.len()))
+    }
+
+    fn cut(&mut self, value: &str) -> Option<usize> {
+        let start = self.0.find(value)?;
+        Some(self.remove(start, value.len()))
+    }
+
+    fn remove(&mut self, start: usize, length: usize) -> usize {
+        self.0.replace_range(start..start + length, "");
+        start
+    }
+}
+
+fn put_back(text: &mut String, place: u32, value: &str) -> Result<(), DecodeError> {
+    let place = place as usize;
+    if !text.is_char_boundary(place) {
+        return Err(DecodeError);
+    }
+    text.insert_str(place, value);
+    Ok(())
+}
+
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// A difference that is small either way becomes a small number.
+fn zigzag(difference: u64) -> u64 {
+    let signed = difference as i64;
+    ((signed << 1) ^ (signed >> 63)) as u64
+}
+
+fn unzigzag(value: u64) -> u64 {
+    (value >> 1) ^ (value & 1).wrapping_neg()
+}
+
+/// What is left to read.
+pub(super) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn byte(&mut self) -> Result<u8, DecodeError> {
+        let (&first, rest) = self.0.split_first().ok_or(DecodeError)?;
+        self.0 = rest;
+        Ok(first)
+    }
+
+    pub(super) fn bytes(&mut self, length: u64) -> Result<&'a [u8], DecodeError> {
+        let length = usize::try_from(length).map_err(|_| DecodeError)?;
+        let (taken, rest) = self.0.split_at_checked(length).ok_or(DecodeError)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    pub(super) fn varint(&mut self) -> Result<u64, DecodeError> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(DecodeError)
+    }
+
+    fn narrow<T: TryFrom<u64>>(&mut self) -> Result<T, DecodeError> {
+        T::try_from(self.varint()?).map_err(|_| DecodeError)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        self.bytes(N as u64)?.try_into().map_err(|_| DecodeError)
+    }
+}

@@ -1,0 +1,209 @@
+//! The shell of the registrar: one actor per shard, a gate in front of each, a supervisor behind them.
+
+pub(crate) mod alarm;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use ractor::{Actor, SpawnErr};
+use reveille_push::PushServices;
+use reveille_runtime::{
+    RuntimeMetrics,
+    gate::{Gate, Refused},
+    supervise::{Child, Fatal, RestartPolicy, Supervisor},
+};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet},
+};
+
+use self::alarm::Alarm;
+use crate::{
+    actor::{Epoch, Node, ShardActor, ShardMsg, Start, Verdicts},
+    aor::Aor,
+    flow::FlowProbe,
+    metrics::Metrics,
+    replica::Replica,
+    shard::{HomeEvent, ShardConfig, ShardInput, WorkerRef},
+};
+
+/// Hears what shards have to say to workers.
+pub trait HomeEvents: Send + Sync {
+    /// Takes an event. Never blocks, and never refuses: a result must reach whoever waits for it.
+    fn deliver(&self, to: WorkerRef, event: HomeEvent);
+}
+
+/// How the registrar runs.
+#[derive(Clone, Debug)]
+pub struct RegistrarConfig {
+    /// Number of shards; fixed for the life of a cluster, since records are stored by shard.
+    pub shards: u16,
+    /// What each shard is held to.
+    pub shard: ShardConfig,
+    /// Requests that may wait at one shard's gate.
+    pub queue: usize,
+    /// Shards filled at a time.
+    pub hydration: usize,
+    /// How often a shard may fail before the process gives up.
+    pub restarts: RestartPolicy,
+    /// The registrar's metrics.
+    pub metrics: Metrics,
+    /// Metrics of gates and supervisors.
+    pub runtime: RuntimeMetrics,
+    /// The way to end the process.
+    pub fatal: Fatal,
+}
+
+impl RegistrarConfig {
+    /// The defaults: 1024 shards, 1024 requests queued at each.
+    pub fn new(metrics: Metrics, runtime: RuntimeMetrics, fatal: Fatal) -> Self {
+        Self {
+            shards: 1024,
+            shard: ShardConfig::default(),
+            queue: 1024,
+            hydration: 8,
+            restarts: RestartPolicy::default(),
+            metrics,
+            runtime,
+            fatal,
+        }
+    }
+}
+
+/// The registrar of this node. Cheap to clone; its shards run until [`Registrar::drain`].
+#[derive(Clone)]
+pub struct Registrar(Arc<Inner>);
+
+struct Inner {
+    node: Arc<Node>,
+    supervisor: Supervisor,
+    watch: JoinHandle<()>,
+    draining: AtomicBool,
+}
+
+impl Registrar {
+    /// Starts all shards, each filled from the replica; returns when they all serve.
+    ///
+    /// # Errors
+    /// Where a shard cannot be started, or its records cannot be read.
+    pub async fn spawn(
+        config: RegistrarConfig,
+        replica: Arc<dyn Replica>,
+        services: Arc<dyn PushServices>,
+        flows: Arc<dyn FlowProbe>,
+        events: Arc<dyn HomeEvents>,
+    ) -> Result<Self, SpawnErr> {
+        let shards = config.shards.max(1);
+        let node = Arc::new(Node {
+            replica: Arc::clone(&replica),
+            services,
+            flows,
+            events,
+            metrics: config.metrics,
+            config: config.shard,
+            map: (0..shards).map(|_| ArcSwapOption::empty()).collect(),
+            alarm: Alarm::new(shards),
+            hydration: Arc::new(Semaphore::new(config.hydration.max(1))),
+            writing: AtomicUsize::new(0),
+            epoch: Epoch::start(),
+        });
+        replica.attach(Arc::new(Verdicts(Arc::downgrade(&node))));
+        let supervisor =
+            Supervisor::spawn(config.restarts, config.fatal, config.runtime.actor_restarts.clone()).await?;
+        let refusals = config.runtime.gate("shard");
+        let mut starting = JoinSet::new();
+        for index in 0..shards {
+            let (node, refusals, queue) = (Arc::clone(&node), refusals.clone(), config.queue);
+            let starts = Arc::new(AtomicU32::new(0));
+            let child = Child::new("shard", move |supervisor| {
+                let (node, refusals) = (Arc::clone(&node), refusals.clone());
+                let incarnation = starts.fetch_add(1, Ordering::Relaxed);
+                async move {
+                    // Whoever asks while the shard is down hears so, and not from the one that failed.
+                    node.publish(index, None);
+                    let start = Start { index, incarnation, node: Arc::clone(&node) };
+                    let (actor, _) = ShardActor::spawn_linked(None, ShardActor, start, supervisor).await?;
+                    let cell = actor.get_cell();
+                    node.publish(index, Some(Gate::new(actor, queue, refusals)));
+                    // A deadline that came before the shard could be found is made up for.
+                    node.tell(index, ShardMsg::DeadlineReached);
+                    Ok(cell)
+                }
+            });
+            let supervisor = supervisor.clone();
+            starting.spawn(async move { supervisor.supervise(child).await });
+        }
+        while let Some(started) = starting.join_next().await {
+            started.map_err(|error| SpawnErr::StartupFailed(error.into()))??;
+        }
+        let watch = tokio::spawn(alarm::watch(node.clone()));
+        Ok(Self(Arc::new(Inner { node, supervisor, watch, draining: AtomicBool::new(false) })))
+    }
+
+    /// Sends an input to the shard of `aor`. Never waits. Requests need room at the gate; facts and results always get in.
+    ///
+    /// # Errors
+    /// Gives a request back that found no room, or whose shard is down: the caller answers 503 with Retry-After.
+    pub fn send(&self, aor: &Aor, input: ShardInput) -> Result<(), Refused<ShardInput>> {
+        let is_request = matches!(
+            input,
+            ShardInput::Register(_) | ShardInput::Resolve(_) | ShardInput::Wake(_) | ShardInput::Next(_)
+        );
+        if is_request && self.0.draining.load(Ordering::Acquire) {
+            return Err(Refused::Stopped(Some(input)));
+        }
+        let slot = self.0.node.map.get(usize::from(self.shard_of(aor)));
+        let Some(gate) = slot.and_then(|slot| slot.load_full()) else { return Err(Refused::Stopped(Some(input))) };
+        let msg = ShardMsg::Input(input);
+        let sent = if is_request { gate.try_send(msg) } else { gate.tell(msg) };
+        sent.map_err(|refused| match refused {
+            Refused::Full(ShardMsg::Input(input)) => Refused::Full(input),
+            Refused::Stopped(Some(ShardMsg::Input(input))) => Refused::Stopped(Some(input)),
+            _ => Refused::Stopped(None),
+        })
+    }
+
+    /// The shard of an address-of-record.
+    pub fn shard_of(&self, aor: &Aor) -> u16 {
+        aor.shard(u16::try_from(self.0.node.map.len()).unwrap_or(u16::MAX))
+    }
+
+    /// How many shards serve at this moment; a node is ready when all do.
+    pub fn serving(&self) -> usize {
+        self.0.node.map.iter().filter(|slot| slot.load().is_some()).count()
+    }
+
+    /// Takes no new requests, waits until nobody waits in a bucket and every record has its verdict, and stops the shards;
+    /// all within `patience`.
+    pub async fn drain(&self, patience: Duration) {
+        self.0.draining.store(true, Ordering::Release);
+        let node = &self.0.node;
+        let idle = async {
+            while node.metrics.waiters.get() > 0 || node.writing.load(Ordering::Acquire) > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if tokio::time::timeout(patience, idle).await.is_err() {
+            tracing::warn!(waiting = node.metrics.waiters.get(), "the registrar stops while requests still wait");
+        }
+        self.0.supervisor.drain(patience).await;
+    }
+}
+
+impl std::fmt::Debug for Registrar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registrar").field("serving", &self.serving()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}

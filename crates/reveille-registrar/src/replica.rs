@@ -1,0 +1,80 @@
+//! The port through which shards keep their records: what a store has to offer a registrar.
+//!
+//! A shard never waits for the store. It hands a record over, goes on, and hears the verdict later as
+//! [`Acks::written`]; the 200 of the REGISTER leaves then and not before (S-108, P-170).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::aor::Aor;
+
+/// Keeps the records of all shards.
+pub trait Replica: Send + Sync {
+    /// Says where verdicts go. Called once, before the first write.
+    fn attach(&self, acks: Arc<dyn Acks>);
+
+    /// Takes a write; never waits. Every accepted write is answered exactly once through [`Acks::written`], and the
+    /// writes of one address-of-record take effect, and are answered, in the order in which they were handed over.
+    ///
+    /// # Errors
+    /// [`StoreFull`] when the writer's queue has no room: nothing was taken and no verdict follows.
+    fn write(&self, shard: u16, write: Write) -> Result<(), StoreFull>;
+
+    /// Every record of a shard, in any order. May block: it is read on a thread made for that.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the shard cannot be read now, or an item of the iterator when reading fails on the way.
+    fn load(&self, shard: u16) -> Result<RecordStream, StoreError>;
+}
+
+/// The records of a shard, one at a time: address-of-record and value.
+pub type RecordStream = Box<dyn Iterator<Item = Result<(Aor, Bytes), StoreError>> + Send>;
+
+/// Hears the verdict of each write.
+pub trait Acks: Send + Sync {
+    /// `write` is durable to the agreed level, or failed. Never blocks.
+    fn written(&self, shard: u16, write: u64, result: Result<(), StoreError>);
+}
+
+/// One record to keep.
+///
+/// The value holds push tokens; the store treats it as a secret (P-109) and `Debug` shows its length alone.
+#[derive(Clone)]
+pub struct Write {
+    /// Names the write in its verdict; unique per shard for the life of the process.
+    pub id: u64,
+    /// Whose record.
+    pub aor: Aor,
+    /// The new value, whole; `None` deletes.
+    pub value: Option<Bytes>,
+}
+
+impl std::fmt::Debug for Write {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Write")
+            .field("id", &self.id)
+            .field("aor", &self.aor)
+            .field("bytes", &self.value.as_ref().map(Bytes::len))
+            .finish()
+    }
+}
+
+/// The writer's queue has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store's queue is full")]
+pub struct StoreFull;
+
+/// Why a record could not be kept or read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The write never reached the store: its queue was full.
+    #[error("the store's queue is full")]
+    Full,
+    /// The store failed or is out of reach; whether the write took effect is not known.
+    #[error("the store is unavailable")]
+    Unavailable,
+    /// Another node owns the shard by now; nothing was written.
+    #[error("the shard is owned elsewhere")]
+    Fenced,
+}

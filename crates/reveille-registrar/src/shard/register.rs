@@ -1,0 +1,183 @@
+//! What a REGISTER does to a record (RFC 3261 §10.3, RFC 5626 §6, RFC 8599 §5.6.1). A pure function.
+
+use reveille_push::{Provider, PushTarget};
+
+use super::message::{ContactUpdate, ContactsUpdate, RegisterError, RegisterRequest};
+use crate::record::{Binding, BindingKey, DeadPush, Record, fingerprint, identity::Identity};
+
+/// The limits and policies a REGISTER is held to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// S-112.
+    pub(super) max_bindings: usize,
+    /// What a token known to be dead gets: its binding without push, or 555 (P-036, P-156).
+    pub(super) accept_dead_push: bool,
+}
+
+/// What a REGISTER did.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Applied {
+    /// The record as it is now.
+    pub(super) record: Record,
+    /// Bindings made or refreshed: the only ones that release requests (P-059).
+    pub(super) touched: Vec<BindingKey>,
+    /// Those of `touched` that are new.
+    pub(super) created: Vec<BindingKey>,
+    /// Whether anything is different.
+    pub(super) changed: bool,
+}
+
+/// How long a verdict on a token counts (P-156).
+const DEAD_FOR: u64 = 24 * 3600;
+
+/// Applies a REGISTER to `record`: the whole of it or, on an error, nothing (S-107, S-108).
+pub(super) fn apply(
+    record: &Record,
+    request: &RegisterRequest,
+    unix: u64,
+    rules: Rules,
+) -> Result<Applied, RegisterError> {
+    let mut applied = Applied { record: record.clone(), ..Applied::default() };
+    applied.record.bindings.retain(|binding| binding.is_live(unix));
+    applied.changed = applied.record.bindings.len() != record.bindings.len();
+    match &request.contacts {
+        ContactsUpdate::Fetch => {}
+        ContactsUpdate::RemoveAll => {
+            for binding in &applied.record.bindings {
+                in_order(binding, request)?;
+            }
+            applied.changed |= !applied.record.bindings.is_empty();
+            applied.record.bindings.clear();
+        }
+        ContactsUpdate::Update(contacts) => {
+            for contact in contacts {
+                if contact.expires == 0 {
+                    remove(&mut applied, request, contact)?;
+                } else {
+                    update(&mut applied, request, contact, unix, rules)?;
+                }
+            }
+        }
+    }
+    // Removals of the same request make room first: only the result counts.
+    if applied.record.bindings.len() > rules.max_bindings {
+        return Err(RegisterError::TooMany);
+    }
+    Ok(applied)
+}
+
+fn remove(applied: &mut Applied, request: &RegisterRequest, contact: &ContactUpdate) -> Result<(), RegisterError> {
+    for key in identity(request, contact).find_removed(&applied.record, &request.call_id) {
+        if applied.touched.contains(&key) {
+            continue;
+        }
+        if let Some(binding) = applied.record.get(key) {
+            in_order(binding, request)?;
+        }
+        applied.record.bindings.retain(|binding| binding.key != key);
+        applied.changed = true;
+    }
+    Ok(())
+}
+
+fn update(
+    applied: &mut Applied,
+    request: &RegisterRequest,
+    contact: &ContactUpdate,
+    unix: u64,
+    rules: Rules,
+) -> Result<(), RegisterError> {
+    let identity = identity(request, contact);
+    let found = identity.find(&applied.record, &applied.touched);
+    let former = found.and_then(|key| applied.record.bindings.iter().position(|binding| binding.key == key));
+    let (key, generation, mut dead_push) = match former.and_then(|at| applied.record.bindings.get(at)) {
+        Some(binding) => {
+            if !applied.touched.contains(&binding.key) {
+                in_order(binding, request)?;
+            }
+            (binding.key, binding.generation.saturating_add(1), binding.dead_push)
+        }
+        None => (applied.record.take_key(), 1, None),
+    };
+    let mut push = contact.push.clone();
+    if let Some(target) = &push {
+        dead_push = dead_push.filter(|dead| dead.target == fingerprint(target) && unix < dead.at + DEAD_FOR);
+        if dead_push.is_some_and(|dead| is_barred(target, dead)) {
+            if !rules.accept_dead_push {
+                return Err(RegisterError::DeadPush);
+            }
+            push = None;
+        }
+    }
+    let binding = Binding {
+        key,
+        generation,
+        contact: contact.uri.clone(),
+        params: contact.params.clone(),
+        q: contact.q,
+        instance: contact.instance.clone(),
+        reg_id: identity.reg_id,
+        call_id: request.call_id.clone(),
+        cseq: request.cseq,
+        expires_at: unix.saturating_add(contact.expires.into()),
+        registered_at: unix,
+        flow: request.flow,
+        path: request.path.clone(),
+        push,
+        dead_push,
+        pnsreg: contact.pnsreg,
+    };
+    match former.and_then(|at| applied.record.bindings.get_mut(at)) {
+        Some(slot) => *slot = binding,
+        None => {
+            applied.record.bindings.push(binding);
+            applied.created.push(key);
+        }
+    }
+    if !applied.touched.contains(&key) {
+        applied.touched.push(key);
+    }
+    applied.changed = true;
+    Ok(())
+}
+
+/// Whether a token called dead may not come back for now. APNs revives tokens, so there the first verdict is forgiven to a
+/// phone that registers with it again; elsewhere a dead token stays dead (P-156).
+fn is_barred(target: &PushTarget, dead: DeadPush) -> bool {
+    match target.provider {
+        Provider::Apns | Provider::ApnsSandbox => dead.verdicts >= 2,
+        Provider::Fcm | Provider::WebPush => true,
+    }
+}
+
+/// S-107: within one Call-ID the CSeq has to grow; another Call-ID is a phone that has started anew.
+fn in_order(binding: &Binding, request: &RegisterRequest) -> Result<(), RegisterError> {
+    if binding.call_id == request.call_id && request.cseq <= binding.cseq {
+        return Err(RegisterError::OutOfOrder);
+    }
+    Ok(())
+}
+
+fn identity<'a>(request: &RegisterRequest, contact: &'a ContactUpdate) -> Identity<'a> {
+    // RFC 5626 §6: reg-id means nothing without an instance-id, nor where the first hop does not take part (S-119).
+    let reg_id = contact.reg_id.filter(|_| request.outbound && contact.instance.is_some());
+    Identity { uri: &contact.uri, instance: contact.instance.as_deref(), reg_id, push: contact.push.as_ref() }
+}
+
+/// Notes the verdict that `target` is dead on every binding that uses it and was not registered since: the binding stays,
+/// without push (P-154, P-156). True if there was one.
+pub(super) fn bury(record: &mut Record, target: crate::record::Fingerprint, since: Option<u64>, unix: u64) -> bool {
+    let mut any = false;
+    for binding in &mut record.bindings {
+        let uses = binding.push.as_ref().is_some_and(|push| fingerprint(push) == target);
+        if !uses || since.is_some_and(|since| binding.registered_at >= since) {
+            continue;
+        }
+        let earlier = binding.dead_push.filter(|dead| dead.target == target && unix < dead.at + DEAD_FOR);
+        let verdicts = earlier.map_or(1, |dead| dead.verdicts.saturating_add(1));
+        binding.push = None;
+        binding.dead_push = Some(DeadPush { target, at: unix, verdicts });
+        any = true;
+    }
+    any
+}

@@ -1,0 +1,271 @@
+//! Where a shard keeps its records: encoded, found by address-of-record, and visited again when one may have expired.
+//!
+//! A record lies in one allocation, together with its address-of-record and the minute of its next visit; a slot number of
+//! four bytes stands for it in the hash table and in the timetable. Each record has one visit planned, whatever the number
+//! of its refreshes: a refresh that moves the expiry further out leaves the plan alone, and the visit then plans the next
+//! one. So nothing here costs more with more records.
+
+use std::collections::BTreeMap;
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::{aor::Aor, record};
+
+/// Not the hash that chose the shard: within a shard that one is no longer even.
+const SEED: u64 = 0x7265_7665_696c_6c65;
+
+/// Visit (minute, 4 bytes) and length of the address-of-record (4 bytes).
+const HEAD: usize = 8;
+const UNPLANNED: u32 = u32::MAX;
+
+/// The records of a shard.
+#[derive(Default)]
+pub(super) struct Table {
+    slots: Vec<Option<Box<[u8]>>>,
+    free: Vec<u32>,
+    index: HashTable<u32>,
+    /// By minute since the Unix epoch: at most as many entries as the longest registration has minutes.
+    visits: BTreeMap<u32, Vec<u32>>,
+    bytes: usize,
+    bindings: u64,
+}
+
+impl Table {
+    /// The record of `aor`, encoded.
+    pub(super) fn get(&self, aor: &Aor) -> Option<&[u8]> {
+        let slot = self.find(aor.as_str())?;
+        Some(parts(self.slots.get(slot as usize)?.as_deref()?).2)
+    }
+
+    /// Keeps a record. `first_expiry` is that of its bindings, in unix seconds.
+    pub(super) fn put(&mut self, aor: &Aor, value: &[u8], first_expiry: u64) {
+        let due = minute_after(first_expiry);
+        let found = self.find(aor.as_str());
+        let planned =
+            found.and_then(|slot| self.slots.get(slot as usize)?.as_deref()).map_or(UNPLANNED, |blob| parts(blob).0);
+        let visit = planned.min(due);
+        let blob = blob(visit, aor.as_str(), value);
+        self.bytes += blob.len();
+        self.bindings += record::count(value);
+        let slot = match found {
+            Some(slot) => {
+                self.forget_size(slot);
+                slot
+            }
+            None => {
+                let slot = self.free.pop().unwrap_or_else(|| {
+                    self.slots.push(None);
+                    u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+                });
+                let slots = &self.slots;
+                self.index.insert_unique(hash(aor.as_str()), slot, |&other| hash(name_of(slots, other)));
+                slot
+            }
+        };
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            *place = Some(blob);
+        }
+        if visit != planned {
+            self.visits.entry(visit).or_default().push(slot);
+        }
+    }
+
+    /// Drops a record; true if there was one.
+    pub(super) fn remove(&mut self, aor: &Aor) -> bool {
+        let Some(slot) = self.find(aor.as_str()) else { return false };
+        self.forget_size(slot);
+        let slots = &self.slots;
+        if let Ok(entry) = self.index.find_entry(hash(aor.as_str()), |&other| other == slot) {
+            entry.remove();
+        }
+        debug_assert!(slots.get(slot as usize).is_some_and(Option::is_some));
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            *place = None;
+        }
+        // A visit still planned for the slot finds it empty, or another record with a plan of its own, and passes.
+        self.free.push(slot);
+        true
+    }
+
+    /// The records whose visit is due, at most `most`; each has to be given back to [`Table::put`], [`Table::plan`] or
+    /// [`Table::remove`].
+    pub(super) fn take_due(&mut self, unix: u64, most: usize) -> Vec<Aor> {
+        let mut due = Vec::new();
+        while due.len() < most {
+            let Some(mut entry) = self.visits.first_entry() else { break };
+            let minute = *entry.key();
+            if u64::from(minute) * 60 > unix {
+                break;
+            }
+            let Some(slot) = entry.get_mut().pop() else {
+                entry.remove();
+                continue;
+            };
+            let Some(blob) = self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut) else { continue };
+            let (planned, name, _) = parts(blob);
+            if planned == minute {
+                due.push(Aor::from_canonical(name));
+                set_visit(blob, UNPLANNED);
+            }
+        }
+        due
+    }
+
+    /// Plans the next visit of a record that stays as it is.
+    pub(super) fn plan(&mut self, aor: &Aor, first_expiry: u64) {
+        let Some(slot) = self.find(aor.as_str()) else { return };
+        let Some(blob) = self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
+        let due = minute_after(first_expiry);
+        if due < parts(blob).0 {
+            set_visit(blob, due);
+            self.visits.entry(due).or_default().push(slot);
+        }
+    }
+
+    /// When the next visit is due, in unix seconds.
+    pub(super) fn next_visit(&self) -> Option<u64> {
+        self.visits.first_key_value().map(|(&minute, _)| u64::from(minute) * 60)
+    }
+
+    /// The number of records.
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Bytes of all records as they lie here.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The number of bindings, expired ones until their visit.
+    pub(super) fn bindings(&self) -> u64 {
+        self.bindings
+    }
+
+    fn find(&self, name: &str) -> Option<u32> {
+        self.index.find(hash(name), |&slot| name_of(&self.slots, slot) == name).copied()
+    }
+
+    fn forget_size(&mut self, slot: u32) {
+        if let Some(blob) = self.slots.get(slot as usize).and_then(Option::as_deref) {
+            self.bytes -= blob.len();
+            self.bindings -= record::count(parts(blob).2);
+        }
+    }
+}
+
+fn hash(name: &str) -> u64 {
+    xxh3_64_with_seed(name.as_bytes(), SEED)
+}
+
+fn name_of(slots: &[Option<Box<[u8]>>], slot: u32) -> &str {
+    slots.get(slot as usize).and_then(Option::as_deref).map_or("", |blob| parts(blob).1)
+}
+
+/// The first whole minute at which something that ends at `expiry` has ended.
+fn minute_after(expiry: u64) -> u32 {
+    u32::try_from(expiry.div_ceil(60)).unwrap_or(UNPLANNED - 1).min(UNPLANNED - 1)
+}
+
+fn blob(visit: u32, name: &str, value: &[u8]) -> Box<[u8]> {
+    let mut blob = Vec::with_capacity(HEAD + name.len() + value.len());
+    blob.extend_from_slice(&visit.to_le_bytes());
+    blob.extend_from_slice(&u32::try_from(name.len()).unwrap_or(0).to_le_bytes());
+    blob.extend_from_slice(name.as_bytes());
+    blob.extend_from_slice(value);
+    blob.into_boxed_slice()
+}
+
+/// Visit, address-of-record and value.
+fn parts(blob: &[u8]) -> (u32, &str, &[u8]) {
+    let Some((head, rest)) = blob.split_first_chunk::<HEAD>() else { return (UNPLANNED, "", &[]) };
+    let [a, b, c, d, e, f, g, h] = *head;
+    let length = u32::from_le_bytes([e, f, g, h]) as usize;
+    let Some((name, value)) = rest.split_at_checked(length) else { return (UNPLANNED, "", &[]) };
+    (u32::from_le_bytes([a, b, c, d]), std::str::from_utf8(name).unwrap_or_default(), value)
+}
+
+fn set_visit(blob: &mut [u8], visit: u32) {
+    if let Some(head) = blob.first_chunk_mut::<4>() {
+        *head = visit.to_le_bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+
+    fn aor(n: u32) -> Aor {
+        Aor::from_canonical(format!("user{n}@example.com"))
+    }
+
+    fn value() -> Vec<u8> {
+        Record::new(1).encode()
+    }
+
+    #[test]
+    fn records_are_found_replaced_and_removed() {
+        let mut table = Table::default();
+        for n in 0..1000 {
+            table.put(&aor(n), &value(), 60_000);
+        }
+        for n in (0..1000).step_by(2) {
+            assert!(table.remove(&aor(n)));
+            assert!(!table.remove(&aor(n)));
+        }
+        table.put(&aor(1), b"other", 60_000);
+        assert_eq!(table.get(&aor(1)), Some(&b"other"[..]));
+        assert_eq!(table.get(&aor(0)), None);
+        assert_eq!(table.len(), 500);
+        for n in 0..1000 {
+            table.remove(&aor(n));
+        }
+        assert_eq!((table.len(), table.bytes(), table.bindings()), (0, 0, 0));
+    }
+
+    /// A phone that refreshes a thousand times within its registration has one visit planned, not a thousand.
+    #[test]
+    fn refreshes_do_not_pile_up_visits() {
+        let mut table = Table::default();
+        for n in 0..1000 {
+            table.put(&aor(1), &value(), 6_000 + n * 60);
+        }
+        assert_eq!(table.visits.values().map(Vec::len).sum::<usize>(), 1);
+        assert!(table.take_due(5_999, 10).is_empty());
+        assert_eq!(table.take_due(6_000, 10), [aor(1)]);
+        assert!(table.take_due(6_000, 10).is_empty());
+        table.plan(&aor(1), 66_000);
+        assert_eq!(table.next_visit(), Some(66_000));
+    }
+
+    #[test]
+    fn an_earlier_expiry_brings_the_visit_forward_once() {
+        let mut table = Table::default();
+        table.put(&aor(1), &value(), 60_000);
+        table.put(&aor(1), &value(), 600);
+        assert_eq!(table.take_due(600, 10), [aor(1)]);
+        table.plan(&aor(1), 120_000);
+        assert!(table.take_due(60_000, 10).is_empty(), "the old plan was dropped");
+        assert_eq!(table.take_due(120_000, 10), [aor(1)]);
+    }
+
+    #[test]
+    fn a_slot_used_again_is_not_visited_for_its_former_record() {
+        let mut table = Table::default();
+        table.put(&aor(1), &value(), 600);
+        table.remove(&aor(1));
+        table.put(&aor(2), &value(), 6_000);
+        assert!(table.take_due(600, 10).is_empty());
+        assert_eq!(table.take_due(6_000, 10), [aor(2)]);
+    }
+
+    #[test]
+    fn a_turn_takes_a_bounded_number() {
+        let mut table = Table::default();
+        (0..100).for_each(|n| table.put(&aor(n), &value(), 600));
+        assert_eq!(table.take_due(600, 64).len(), 64);
+        assert_eq!(table.take_due(600, 64).len(), 36);
+    }
+}

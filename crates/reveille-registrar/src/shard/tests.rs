@@ -1,0 +1,9 @@
+//! Scenarios on one shard, without a runtime: time and the store move when the test says so.
+
+mod race;
+mod registration;
+mod resolve;
+mod stage;
+mod wakeup;
+
+pub(crate) use stage::start;

@@ -1,0 +1,459 @@
+//! Forwarding by splicing: lines that are not touched leave as they came, in one copy into one buffer.
+
+use std::{fmt::Write, net::IpAddr};
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::{header::HeaderId, message::Message, split};
+
+/// A set of changes to a message.
+pub struct Edit<'m> {
+    message: &'m Message,
+    /// Every new value, one behind the other, so that a set of changes costs one allocation.
+    text: String,
+    request_uri: Option<Text>,
+    /// Values written above everything, newest on top: Via.
+    top: SmallVec<[Text; 2]>,
+    /// Lines written above the first line of their name, newest on top.
+    before: SmallVec<[(HeaderId, Text); 4]>,
+    /// Lines written below all others.
+    after: SmallVec<[(Name, Text); 2]>,
+    changes: SmallVec<[Change; 8]>,
+    /// One bit for each header that a line written above or a change is about: lines of all others are only copied.
+    touched: u64,
+    popped_vias: usize,
+    popped_routes: usize,
+    body: Option<Bytes>,
+}
+
+/// A piece of [`Edit::text`].
+#[derive(Clone, Copy)]
+struct Text {
+    start: u32,
+    end: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Name {
+    Known(HeaderId),
+    Other(Text),
+}
+
+/// What happens to existing lines; the last one that names a line decides.
+enum Change {
+    Remove(HeaderId),
+    RemoveNamed(Text),
+    /// The first line gets this value, others go; without a line it is added.
+    Replace(HeaderId, Text),
+    /// The line with this index gets this value, or goes.
+    Line(usize, Option<Text>),
+}
+
+const fn bit(id: HeaderId) -> u64 {
+    1 << id as u8
+}
+
+// Each header has a bit of its own.
+const _: () = assert!((HeaderId::Other as u8) < 64);
+
+impl<'m> Edit<'m> {
+    /// No change yet.
+    pub fn new(message: &'m Message) -> Self {
+        Self {
+            message,
+            text: String::with_capacity(224),
+            request_uri: None,
+            top: SmallVec::new(),
+            before: SmallVec::new(),
+            after: SmallVec::new(),
+            changes: SmallVec::new(),
+            touched: bit(HeaderId::ContentLength),
+            popped_vias: 0,
+            popped_routes: 0,
+            body: None,
+        }
+    }
+
+    /// Replaces the Request-URI.
+    pub fn set_request_uri(&mut self, uri: impl Into<String>) {
+        self.request_uri = Some(self.keep(&uri.into()));
+    }
+
+    /// Puts a Via value on top.
+    pub fn push_via(&mut self, value: &str) {
+        let value = self.keep(value);
+        self.top.push(value);
+    }
+
+    /// Takes the topmost Via value off; once more, the one below it.
+    pub fn pop_via(&mut self) {
+        self.popped_vias += 1;
+        self.pop_values(HeaderId::Via, self.popped_vias);
+    }
+
+    /// Takes the first `count` Route values off; called again, as many more.
+    pub fn pop_routes(&mut self, count: usize) {
+        self.popped_routes = self.popped_routes.saturating_add(count);
+        self.pop_values(HeaderId::Route, self.popped_routes);
+    }
+
+    fn pop_values(&mut self, id: HeaderId, mut count: usize) {
+        let message = self.message;
+        self.touched |= bit(id);
+        for (at, line) in message.index().lines().iter().enumerate().filter(|(_, l)| l.id == id) {
+            if count == 0 {
+                return;
+            }
+            let values: SmallVec<[&str; 4]> =
+                split::outside_quotes(message.text(line.value).unwrap_or(""), b',').collect();
+            let rest = values.get(count.min(values.len())..).unwrap_or_default();
+            let left = (!rest.is_empty()).then(|| self.keep(&rest.join(", ")));
+            self.changes.push(Change::Line(at, left));
+            count = count.saturating_sub(values.len());
+        }
+    }
+
+    /// Adds `received` and `rport` to the topmost Via of the message as it came (S-087). What it claimed of itself there is
+    /// overwritten.
+    pub fn add_top_via_params(&mut self, received: Option<IpAddr>, rport: Option<u16>) {
+        if received.is_none() && rport.is_none() {
+            return;
+        }
+        let message = self.message;
+        let lines = message.index().lines();
+        let Some((at, line)) = lines.iter().enumerate().find(|(_, l)| l.id == HeaderId::Via) else { return };
+        self.touched |= bit(HeaderId::Via);
+        let start = self.text.len();
+        write_corrected_via(&mut self.text, message.text(line.value).unwrap_or(""), received, rport);
+        self.changes.push(Change::Line(at, Some(Text { start: start as u32, end: self.text.len() as u32 })));
+    }
+
+    /// Sets Max-Forwards.
+    pub fn set_max_forwards(&mut self, hops: u8) {
+        let start = self.text.len() as u32;
+        push_number(&mut self.text, usize::from(hops));
+        self.touched |= bit(HeaderId::MaxForwards);
+        self.changes.push(Change::Replace(HeaderId::MaxForwards, Text { start, end: self.text.len() as u32 }));
+    }
+
+    /// Adds a line above all lines of its name.
+    pub fn prepend(&mut self, id: HeaderId, value: &str) {
+        self.touched |= bit(id);
+        let value = self.keep(value);
+        self.before.push((id, value));
+    }
+
+    /// Adds a line below all headers.
+    pub fn append(&mut self, id: HeaderId, value: &str) {
+        let value = self.keep(value);
+        self.after.push((Name::Known(id), value));
+    }
+
+    /// Adds a line of a header without an id below all headers.
+    pub fn append_named(&mut self, name: &str, value: &str) {
+        let (name, value) = (self.keep(name), self.keep(value));
+        self.after.push((Name::Other(name), value));
+    }
+
+    /// Removes all lines of a header.
+    pub fn remove(&mut self, id: HeaderId) {
+        self.touched |= bit(id);
+        self.changes.push(Change::Remove(id));
+    }
+
+    /// Removes all lines of a header by its long name.
+    pub fn remove_named(&mut self, name: &str) {
+        match HeaderId::from_name(name.as_bytes()) {
+            HeaderId::Other => {
+                self.touched |= bit(HeaderId::Other);
+                let name = self.keep(name);
+                self.changes.push(Change::RemoveNamed(name));
+            }
+            id => self.remove(id),
+        }
+    }
+
+    /// Gives a header this one value.
+    pub fn replace(&mut self, id: HeaderId, value: &str) {
+        self.touched |= bit(id);
+        let value = self.keep(value);
+        self.changes.push(Change::Replace(id, value));
+    }
+
+    /// Keeps only the lines of a header whose value `keep` accepts.
+    pub fn retain_lines(&mut self, id: HeaderId, mut keep: impl FnMut(&str) -> bool) {
+        let message = self.message;
+        self.touched |= bit(id);
+        for (at, line) in message.index().lines().iter().enumerate().filter(|(_, l)| l.id == id) {
+            if !keep(message.text(line.value).unwrap_or("")) {
+                self.changes.push(Change::Line(at, None));
+            }
+        }
+    }
+
+    /// Replaces the body and its type; how the old one was encoded goes with it.
+    pub fn set_body(&mut self, content_type: &str, body: Bytes) {
+        self.replace(HeaderId::ContentType, content_type);
+        self.remove(HeaderId::ContentEncoding);
+        self.body = Some(body);
+    }
+
+    /// The changed message.
+    pub fn finish(self) -> Bytes {
+        let message = self.message;
+        let body = self.body.clone().unwrap_or_else(|| message.body());
+        let length = LengthLine::new(body.len());
+        let added = 24 * (self.top.len() + self.before.len() + self.after.len() + 2);
+        let mut out = Vec::with_capacity(message.index().body + body.len() + self.text.len() + added);
+        self.write_start_line(&mut out);
+        for value in self.top.iter().rev() {
+            write_line(&mut out, "Via", self.read(*value));
+        }
+        // Headers whose first line has been dealt with.
+        let mut written = 0_u64;
+        let mut length_written = false;
+        // Runs of untouched lines are copied in one piece, from here.
+        let mut copied = message.index().headers;
+        for (at, line) in message.index().lines().iter().enumerate() {
+            if self.touched & bit(line.id) == 0 {
+                continue;
+            }
+            if line.id == HeaderId::ContentLength {
+                // Always our own count of octets (S-025), and only one line of it.
+                if length_written || message.raw(line.whole) != length.as_bytes() {
+                    copy(&mut out, message, copied, line.whole.start);
+                    copied = line.whole.end as usize;
+                    if !length_written {
+                        out.extend_from_slice(length.as_bytes());
+                    }
+                }
+                length_written = true;
+                continue;
+            }
+            let first = written & bit(line.id) == 0;
+            let fresh = first && self.before.iter().any(|(id, _)| *id == line.id);
+            let verdict = self.verdict(at, line.id, message.raw(line.name), first);
+            if !fresh && matches!(verdict, Verdict::Keep) {
+                continue;
+            }
+            copy(&mut out, message, copied, line.whole.start);
+            copied = line.whole.end as usize;
+            if fresh {
+                self.write_before(&mut out, line.id);
+            }
+            if first && (fresh || matches!(verdict, Verdict::Replace(_))) {
+                written |= bit(line.id);
+            }
+            match verdict {
+                Verdict::Keep => out.extend_from_slice(message.raw(line.whole)),
+                Verdict::Replace(value) => write_line_named(&mut out, message.raw(line.name), value),
+                Verdict::Drop => {}
+            }
+        }
+        copy(&mut out, message, copied, message.index().body.saturating_sub(2) as u32);
+        self.write_additions(&mut out, written);
+        if !length_written {
+            out.extend_from_slice(length.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(&body);
+        Bytes::from(out)
+    }
+
+    fn write_start_line(&self, out: &mut Vec<u8>) {
+        let message = self.message;
+        if self.request_uri.is_none() && message.version() == "SIP/2.0" {
+            out.extend_from_slice(message.bytes().get(..message.index().headers).unwrap_or_default());
+            return;
+        }
+        match message.status() {
+            None => {
+                let uri = self.request_uri.map_or(message.request_uri(), |uri| self.read(uri));
+                out.extend_from_slice(message.method_name().as_bytes());
+                out.push(b' ');
+                write_value(out, uri);
+                out.extend_from_slice(b" SIP/2.0\r\n");
+            }
+            Some(_) => {
+                // From the status code on as it came.
+                let rest = message.index().second.start as usize..message.index().headers;
+                out.extend_from_slice(b"SIP/2.0 ");
+                out.extend_from_slice(message.bytes().get(rest).unwrap_or_default());
+            }
+        }
+    }
+
+    fn write_before(&self, out: &mut Vec<u8>, id: HeaderId) {
+        for (_, value) in self.before.iter().rev().filter(|(other, _)| *other == id) {
+            write_line(out, id.name(), self.read(*value));
+        }
+    }
+
+    /// New lines of headers that the message did not have, and those asked for at the end.
+    fn write_additions(&self, out: &mut Vec<u8>, mut written: u64) {
+        for (id, _) in &self.before {
+            if written & bit(*id) == 0 {
+                written |= bit(*id);
+                self.write_before(out, *id);
+            }
+        }
+        for (at, change) in self.changes.iter().enumerate() {
+            let is_last = |id: &HeaderId| {
+                let mut later = self.changes.iter().skip(at + 1);
+                !later.any(|c| matches!(c, Change::Replace(i, _) | Change::Remove(i) if i == id))
+            };
+            if let Change::Replace(id, value) = change
+                && !self.message.has(*id)
+                && is_last(id)
+            {
+                write_line(out, id.name(), self.read(*value));
+            }
+        }
+        for (name, value) in &self.after {
+            match name {
+                Name::Known(id) => write_line(out, id.name(), self.read(*value)),
+                Name::Other(name) => write_line(out, self.read(*name), self.read(*value)),
+            }
+        }
+    }
+
+    fn keep(&mut self, text: &str) -> Text {
+        let start = self.text.len() as u32;
+        self.text.push_str(text);
+        Text { start, end: self.text.len() as u32 }
+    }
+
+    fn read(&self, text: Text) -> &str {
+        self.text.get(text.start as usize..text.end as usize).unwrap_or("")
+    }
+
+    fn verdict(&self, at: usize, id: HeaderId, name: &[u8], first: bool) -> Verdict<'_> {
+        for change in self.changes.iter().rev() {
+            match change {
+                Change::Line(line, value) if *line == at => {
+                    return value.map_or(Verdict::Drop, |value| Verdict::Replace(self.read(value)));
+                }
+                Change::Remove(removed) if *removed == id => return Verdict::Drop,
+                Change::RemoveNamed(removed) if name.eq_ignore_ascii_case(self.read(*removed).as_bytes()) => {
+                    return Verdict::Drop;
+                }
+                Change::Replace(replaced, value) if *replaced == id => {
+                    return if first { Verdict::Replace(self.read(*value)) } else { Verdict::Drop };
+                }
+                _ => {}
+            }
+        }
+        Verdict::Keep
+    }
+}
+
+enum Verdict<'a> {
+    Keep,
+    Replace(&'a str),
+    Drop,
+}
+
+/// The first value of a Via line with `received` and `rport` as we know them; the other values as they were.
+pub(crate) fn write_corrected_via(out: &mut String, line: &str, received: Option<IpAddr>, rport: Option<u16>) {
+    let end = split::find(line, b',').unwrap_or(line.len());
+    let (first, rest) = line.split_at(end);
+    for (at, part) in split::outside_quotes(first, b';').enumerate() {
+        if at > 0 {
+            let is = |name: &str| {
+                let head = part.as_bytes().get(..name.len()).is_some_and(|p| p.eq_ignore_ascii_case(name.as_bytes()));
+                head && matches!(part.as_bytes().get(name.len()), None | Some(b'=' | b' ' | b'\t'))
+            };
+            if (received.is_some() && is("received")) || (rport.is_some() && is("rport")) {
+                continue;
+            }
+            out.push(';');
+        }
+        out.push_str(part);
+    }
+    if let Some(received) = received {
+        out.push_str(";received=");
+        match received {
+            IpAddr::V4(address) => {
+                for (at, octet) in address.octets().into_iter().enumerate() {
+                    if at > 0 {
+                        out.push('.');
+                    }
+                    push_number(out, usize::from(octet));
+                }
+            }
+            IpAddr::V6(address) => {
+                let _ = write!(out, "{address}"); // no brackets (S-031)
+            }
+        }
+    }
+    if let Some(rport) = rport {
+        out.push_str(";rport=");
+        push_number(out, usize::from(rport));
+    }
+    out.push_str(rest);
+}
+
+/// `Content-Length: n` and CRLF.
+pub(crate) struct LengthLine(SmallVec<[u8; 40]>);
+
+impl LengthLine {
+    pub(crate) fn new(length: usize) -> Self {
+        let mut digits = [0; 20];
+        let mut line = SmallVec::new();
+        line.extend_from_slice(b"Content-Length: ");
+        line.extend_from_slice(decimal(length, &mut digits).as_bytes());
+        line.extend_from_slice(b"\r\n");
+        Self(line)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn push_number(out: &mut String, number: usize) {
+    out.push_str(decimal(number, &mut [0; 20]));
+}
+
+/// A number in decimal; the formatting machinery is ten times dearer.
+fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &str {
+    let mut start = digits.len();
+    for (at, digit) in digits.iter_mut().enumerate().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+        start = at;
+        if number == 0 {
+            break;
+        }
+    }
+    digits.get(start..).and_then(|d| std::str::from_utf8(d).ok()).unwrap_or("0")
+}
+
+fn copy(out: &mut Vec<u8>, message: &Message, start: usize, end: u32) {
+    out.extend_from_slice(message.bytes().get(start..end as usize).unwrap_or_default());
+}
+
+pub(crate) fn write_line(out: &mut Vec<u8>, name: &str, value: &str) {
+    write_line_named(out, name.as_bytes(), value);
+}
+
+fn write_line_named(out: &mut Vec<u8>, name: &[u8], value: &str) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    write_value(out, value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A line break in a value would begin a header of its own (S-029); whoever made it, it leaves as a space.
+fn write_value(out: &mut Vec<u8>, value: &str) {
+    let start = out.len();
+    out.extend_from_slice(value.as_bytes());
+    if memchr::memchr2(b'\r', b'\n', value.as_bytes()).is_some() {
+        for byte in out.get_mut(start..).unwrap_or_default() {
+            if matches!(byte, b'\r' | b'\n') {
+                *byte = b' ';
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The Reveille SIP push proxy and registrar: configuration, wiring, admin port, operator verbs.
+//!
+//! The binary is a thin shell over this library, so that tests and the demo start whole nodes in their own process.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod lab;
+pub mod node;
+pub mod shutdown;

@@ -1,0 +1,45 @@
+//! The `reveille` command. Exit codes: 0, 78 for a bad configuration, 1 for anything else that went wrong.
+
+use std::{future::Future, process::ExitCode};
+
+use anyhow::Context;
+use clap::Parser;
+use reveille::{
+    cli::{self, Cli, Command},
+    config::Config,
+    demo, node,
+};
+use reveille_runtime::telemetry;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(file) => match file.load() {
+            Ok(config) => ended(serve(config)),
+            Err(code) => code,
+        },
+        Command::Check(file) => cli::check(&file),
+        Command::Demo(options) => ended(on_runtime(demo::run(options))),
+    }
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    telemetry::init(config.telemetry.format, &config.telemetry.level).context("logging")?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    on_runtime(node::run(config))
+}
+
+fn on_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("the runtime")?.block_on(work)
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("reveille: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

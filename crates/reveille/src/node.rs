@@ -1,0 +1,240 @@
+//! A whole node: built from a configuration, started in the order in which its parts need each other, drained and stopped
+//! in the reverse.
+
+mod keys;
+mod run;
+mod settings;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use axum::Router;
+use prometheus::Registry;
+use reveille_edge::{BoundListener, Edge};
+use reveille_pns::{Hosting, Services};
+use reveille_proxy::{
+    auth::{Digest, FileUsers, NonceKeys, Users},
+    core::Shared,
+    home::Homes,
+    metrics::Metrics,
+    worker::Workers,
+};
+use reveille_push::PushServices;
+use reveille_registrar::{HomeEvents, Registrar, Replica};
+use reveille_runtime::{
+    RuntimeMetrics,
+    metrics::build_info,
+    supervise::{Fatal, FatalWatch},
+};
+use reveille_store::{EmbeddedStore, StoreConfig};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use self::run::run;
+use crate::{
+    admin::{AdminServer, Health, Reason},
+    config::{Config, Store},
+};
+
+/// How long the start waits for push credentials to be fetched; a push service that is away does not hold up a node.
+const WARM_UP: Duration = Duration::from_secs(3);
+/// How often what can change by itself is looked at for readiness.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// A running node.
+pub struct Node {
+    edge: Edge,
+    workers: Vec<JoinHandle<()>>,
+    registrar: Registrar,
+    services: Services,
+    store: Arc<EmbeddedStore>,
+    users: Option<Arc<FileUsers>>,
+    shared: Arc<Shared>,
+    admin: AdminServer,
+    health: Health,
+    registry: Registry,
+    fatal: FatalWatch,
+    stop: CancellationToken,
+    drain_timeout: Duration,
+}
+
+impl Node {
+    /// Starts a node; it serves when this returns.
+    ///
+    /// # Errors
+    /// When a file cannot be used, a port not be bound, or the store not be opened; says which key and why.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        let runtime = RuntimeMetrics::new(&registry)?;
+        build_info(&registry, env!("CARGO_PKG_VERSION"), option_env!("REVEILLE_REVISION").unwrap_or("unknown"))?;
+        let health = Health::new(&registry)?;
+        let (fatal, watch) = Fatal::new();
+        let stop = CancellationToken::new();
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        // The admin port first: an operator may watch a start that takes long.
+        let admin =
+            AdminServer::start(&config.admin, registry.clone(), health.clone(), Router::new(), stop.clone())
+                .await
+                .with_context(|| format!("admin.addr: {} cannot be bound", config.admin.addr))?;
+        let keys = keys::NodeKeys::load(&config.node.data_dir)?;
+        let hosting = Hosting::new(registry.clone(), runtime.clone(), fatal.clone());
+        let services = reveille_pns::start(settings::push(&config)?, hosting).await?;
+        let edge = Edge::prepare(settings::edge(&config, &keys), &registry)?;
+        let store = open_store(&config, &registry).await?;
+        let count = config.node.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let (workers, seats) = Workers::new(count, config.limits.worker_queue);
+        let registrar = Registrar::spawn(
+            settings::registrar(&config, &registry, runtime, fatal)?,
+            Arc::clone(&store) as Arc<dyn Replica>,
+            Arc::new(services.clone()) as Arc<dyn PushServices>,
+            edge.table(),
+            Arc::clone(&workers) as Arc<dyn HomeEvents>,
+        )
+        .await
+        .context("the registrar's shards could not be started")?;
+        let users = load_users(&config)?;
+        let shared = Arc::new(Shared {
+            settings: settings::proxy(&config),
+            flows: edge.flows(),
+            homes: Arc::new(registrar.clone()) as Arc<dyn Homes>,
+            pushes: Arc::new(services.clone()),
+            auth: authenticator(&config, users.as_ref())?,
+            users: users.clone().map(|users| users as Arc<dyn Users>),
+            metrics: Metrics::new(&registry)?,
+            draining: AtomicBool::new(false),
+            salt: rand::random(),
+        });
+        let tasks = seats.start(&shared);
+        services.warm_up(WARM_UP).await;
+        let edge = edge.start(workers);
+        health.started();
+        for listener in edge.bound() {
+            tracing::info!(transport = listener.transport.uri_param(), addr = %listener.addr, "listening");
+        }
+        tracing::info!(admin = %admin.addr(), shards = registrar.serving(), workers = count, "the node serves");
+        Ok(Self {
+            edge,
+            workers: tasks,
+            registrar,
+            services,
+            store,
+            users,
+            shared,
+            admin,
+            health,
+            registry,
+            fatal: watch,
+            stop,
+            drain_timeout: config.node.drain_timeout,
+        })
+    }
+
+    /// The listeners, in the order of the configuration, with the ports that were found.
+    pub fn listeners(&self) -> &[BoundListener] {
+        self.edge.bound()
+    }
+
+    /// The admin port.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.addr()
+    }
+
+    /// The node's metrics.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Reads certificates, push keys and users again. What cannot be read stays as it was and is logged.
+    pub async fn reload(&self) {
+        let certificates = self.edge.reload().await;
+        if let Err(errors) = self.services.reload() {
+            errors.iter().for_each(|error| tracing::error!(%error, "a push credential stays as it was"));
+        }
+        if let Some(users) = &self.users
+            && let Err(error) = users.reload()
+        {
+            tracing::error!(%error, "the users stay as they were");
+        }
+        tracing::info!(certificates, "files were read again");
+    }
+
+    /// Keeps readiness true to what can change by itself. Never returns.
+    pub async fn watch_health(&self) {
+        let mut ticks = tokio::time::interval(WATCH);
+        loop {
+            ticks.tick().await;
+            for (reason, present) in
+                [(Reason::ConnectionLimit, self.edge.is_full()), (Reason::Store, !self.store.is_healthy())]
+            {
+                if present { self.health.raise(reason) } else { self.health.clear(reason) }
+            }
+        }
+    }
+
+    /// Takes nothing new, lets what waits come to its end, closes flows a few at a time, and stops. Takes at most
+    /// `node.drain_timeout`.
+    pub async fn drain(self) {
+        tracing::info!(timeout = ?self.drain_timeout, "draining");
+        self.health.drain();
+        self.shared.draining.store(true, Ordering::Relaxed);
+        self.edge.stop_accepting();
+        let half = self.drain_timeout / 2;
+        self.registrar.drain(half).await;
+        // So many a second that the last flow is closed when the time is up.
+        let flows = self.edge.table().open_flows() as u64;
+        let rate = (flows / half.as_secs().max(1)).max(50);
+        let closing = self.edge.drain(u32::try_from(rate).unwrap_or(u32::MAX));
+        if tokio::time::timeout(half, closing).await.is_err() {
+            tracing::warn!("flows were still open when the drain's time was up");
+        }
+        self.stop().await;
+    }
+
+    /// Stops at once; what is durable stays so.
+    pub async fn stop(self) {
+        let Self { edge, workers, registrar, services, store, admin, stop, .. } = self;
+        edge.shutdown().await;
+        workers.iter().for_each(JoinHandle::abort);
+        registrar.drain(Duration::ZERO).await;
+        services.drain(Duration::from_secs(1)).await;
+        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+            tracing::error!(%error, "the store's last writes may not have been acknowledged");
+        }
+        stop.cancel();
+        admin.stopped().await;
+    }
+}
+
+async fn open_store(config: &Config, registry: &Registry) -> anyhow::Result<Arc<EmbeddedStore>> {
+    let Store::Embedded { path } = &config.store;
+    let settings = StoreConfig::new(path, settings::shards(config));
+    let metrics = reveille_store::Metrics::new(registry)?;
+    let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&settings, metrics)).await??;
+    Ok(Arc::new(store))
+}
+
+fn load_users(config: &Config) -> anyhow::Result<Option<Arc<FileUsers>>> {
+    let Some(digest) = &config.auth.digest else { return Ok(None) };
+    let users = FileUsers::load(&digest.users).with_context(|| format!("auth.users.file: {}", digest.users.display()))?;
+    if users.is_world_readable() {
+        tracing::warn!(file = %digest.users.display(), "auth.users.file can be read by everybody; chmod 0600 mends it");
+    }
+    tracing::info!(users = users.len(), "users read");
+    Ok(Some(Arc::new(users)))
+}
+
+fn authenticator(config: &Config, users: Option<&Arc<FileUsers>>) -> anyhow::Result<Option<Arc<Digest>>> {
+    let (Some(digest), Some(users)) = (&config.auth.digest, users) else { return Ok(None) };
+    let keys = NonceKeys::random().context("the system gives no random numbers")?;
+    let users = Arc::clone(users) as Arc<dyn Users>;
+    Ok(Some(Arc::new(Digest::new(settings::digest(&config.auth.realm, digest), users, keys))))
+}

@@ -1,9 +1,9 @@
 //! Listeners, connections, flows and flow tokens (RFC 5626).
 //!
 //! The edge turns sockets into [`Inbound`](reveille_proxy::ingress::Inbound) messages and carries what the proxy sends back.
-//! One task drives one connection ([`stream`], generic over the byte stream and its codec), one task reads one datagram
-//! socket ([`datagram`]); everybody else meets connections only as entries of the [`FlowTable`]. A further transport adds an
-//! accept loop and, where its framing differs, a [`stream::Codec`].
+//! One task drives one connection (`stream`, generic over the byte stream and its codec), one task reads one datagram
+//! socket (`datagram`); everybody else meets connections only as entries of the [`FlowTable`]. A further transport adds an
+//! accept loop and, where its framing differs, a `stream::Codec`.
 
 mod address;
 mod answer;

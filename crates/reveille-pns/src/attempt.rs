@@ -1,13 +1,15 @@
 //! One attempt at a push: route, credential, stream, answer; with the two repetitions that are made at once, each at most once:
 //! a stream the peer did not process, and a credential that was stale.
 
+use std::sync::Arc;
+
 use reveille_push::Outcome;
 use reveille_runtime::clock;
 
 use crate::{
     Limits,
     metrics::LaneMetrics,
-    pool::SendError,
+    pool::{Pool, SendError},
     provider::{Classified, CredentialError, Next, Provider, Push, wall_now},
     queue::Job,
 };
@@ -37,21 +39,29 @@ async fn drive(
 ) -> Result<Classified, Classified> {
     let repeatable = provider.repeatable(job.class);
     let mut renewed = false;
+    // Ways that could not be connected: a host has several addresses, and a call does not wait for one that is dead.
+    let mut dead: Vec<Arc<Pool>> = Vec::new();
     loop {
         let push = Push {
             target: &job.target,
             class: job.class,
             ttl: job.ttl(clock::now()),
-            attempt: job.attempts,
+            attempt: job.attempts.saturating_add(u32::try_from(dead.len()).unwrap_or(u32::MAX)),
             id: job.correlation,
             now: wall_now(),
         };
         let pool = provider.route(&push).await?;
+        if dead.iter().any(|tried| Arc::ptr_eq(tried, &pool)) {
+            return Err(lost("connect", true));
+        }
         let auth = provider.authorize(&push).await.map_err(|error| match error {
             CredentialError::Refused => Classified::fault("no_token"),
             CredentialError::Unavailable => Classified::new(Outcome::Unavailable, "no_token", Next::Retry),
         })?;
-        let lease = pool.lease().await.map_err(|_| lost("connect", true))?;
+        let Ok(lease) = pool.lease().await else {
+            dead.push(pool);
+            continue;
+        };
         // P-047, P-069: the last look before it leaves.
         if job.ticket.is_withdrawn() {
             return Ok(Classified::done(Outcome::Withdrawn, "withdrawn"));

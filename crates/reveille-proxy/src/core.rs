@@ -22,6 +22,7 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use hashbrown::HashMap;
 use reveille_push::service::PushServices;
 use reveille_registrar::{
@@ -37,7 +38,14 @@ use self::{
     context::{Context, Origin, Work},
     reply::Reply,
 };
-use crate::{auth::{Digest, Users}, egress::Flows, home::Homes, ingress::Inbound, metrics::Metrics, settings::Settings};
+use crate::{
+    auth::{Digest, Users},
+    egress::Flows,
+    home::Homes,
+    ingress::Inbound,
+    metrics::Metrics,
+    settings::Settings,
+};
 
 /// What all workers of a node share.
 pub struct Shared {
@@ -204,8 +212,9 @@ impl Core {
         }
     }
 
-    fn transmit(&mut self, now: Now, to: &FlowRef, bytes: bytes::Bytes) {
-        if self.shared.flows.send(to, bytes).is_err() {
+    fn transmit(&mut self, now: Now, to: &FlowRef, bytes: Bytes) {
+        if self.shared.flows.send(to, bytes.clone()).is_err() {
+            reply::send_anew(&*self.shared.flows, bytes);
             // S-056: known at once, so the alternative is tried at once. Idempotent for flows already reported closed.
             self.transactions.transport_failed(now.mono, to);
         }
@@ -247,7 +256,8 @@ impl Core {
         let id = self.next_context;
         self.next_context += 1;
         self.servers.insert(server, id);
-        self.contexts.insert(id, Context { server, origin: *origin, method, started: now.mono, server_gone: false, work });
+        self.contexts
+            .insert(id, Context { server, origin: *origin, method, started: now.mono, server_gone: false, work });
         self.shared.metrics.context_opened();
         id
     }

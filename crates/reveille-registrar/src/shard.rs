@@ -23,9 +23,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use reveille_push::{ContactPush, Outcome, PushServices, Ticket, WakeFailure};
+use reveille_push::{ContactPush, Outcome, PushServices, Ticket};
 use reveille_runtime::deadline::DeadlineQueue;
-use reveille_sip::{method::Method, uri::Uri};
+use reveille_sip::uri::Uri;
 
 pub use budget::PushLimits;
 pub use message::{
@@ -34,7 +34,7 @@ pub use message::{
 };
 
 use self::{
-    bucket::{Active, Context, Effect},
+    bucket::{Active, Effect},
     budget::Budgets,
     register::Rules,
     resolve::{Judge, Way},

@@ -32,6 +32,7 @@ const REGISTER: &str = concat!(
     "+sip.instance=\"<urn:uuid:3c1f0f5e-6b1d-4d5a-9c6e-8f2b7a4d1e90>\";reg-id=1\r\n",
     "Expires: 3600\r\n",
     "Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, INFO, PRACK, UPDATE\r\n",
+    "Accept: application/sdp, text/plain, application/vnd.\r\n",
     "User-Agent: ExamplePhone/5.2 (iOS 17.4) core/4.1\r\n",
     "Content-Length: 0\r\n",
     "\r\n",

@@ -109,7 +109,8 @@ impl Framer {
         self.expected = None;
         self.head = Head::default();
         // An idle connection holds no buffer: when nothing is left over, the message takes it along.
-        let message = if self.buffer.len() == total { std::mem::take(&mut self.buffer) } else { self.buffer.split_to(total) };
+        let message =
+            if self.buffer.len() == total { std::mem::take(&mut self.buffer) } else { self.buffer.split_to(total) };
         Ok(Some(Frame::Message(message.freeze())))
     }
 
@@ -143,7 +144,9 @@ impl Framer {
                     break;
                 }
                 // `l:` and `Content-L…`; which of them it is, and whether it is folded, is seen when all is there.
-                Some([b'l' | b'L', ..] | [b'c' | b'C', _, _, _, _, _, _, _, b'l' | b'L', ..]) => self.head.lengths.push(start),
+                Some([b'l' | b'L', ..] | [b'c' | b'C', _, _, _, _, _, _, _, b'l' | b'L', ..]) => {
+                    self.head.lengths.push(start)
+                }
                 _ => {}
             }
         }

@@ -8,8 +8,8 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 
 pub use self::index::ParseError;
-pub(crate) use self::index::{is_token, unfold};
 use self::index::{Index, Scan};
+pub(crate) use self::index::{is_token, unfold};
 pub use self::read::Contacts;
 use crate::{header::HeaderId, limits::Limits, method::Method};
 
@@ -61,11 +61,7 @@ impl Message {
 
     /// The method's name as written.
     pub fn method_name(&self) -> &str {
-        if self.is_request() {
-            self.slice(self.index.first)
-        } else {
-            self.cseq().map_or("", |c| c.name)
-        }
+        if self.is_request() { self.slice(self.index.first) } else { self.cseq().map_or("", |c| c.name) }
     }
 
     /// The Request-URI; empty for responses.

@@ -27,7 +27,10 @@ pub(crate) fn message(message: &Message) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.split("\r\n") {
         let name = line.split(':').next().unwrap_or("").trim().to_ascii_lowercase();
-        if matches!(name.as_str(), "authorization" | "proxy-authorization" | "authentication-info" | "cookie" | "set-cookie") {
+        if matches!(
+            name.as_str(),
+            "authorization" | "proxy-authorization" | "authentication-info" | "cookie" | "set-cookie"
+        ) {
             out.push_str(&name);
             out.push_str(": [redacted]");
         } else {
@@ -47,7 +50,8 @@ fn mask_push(line: &str) -> String {
     let mut at = 0;
     while let Some(found) = next_secret(&lower, at) {
         let tail = line.get(found..).unwrap_or("");
-        let name = tail.len() - tail.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "-_.+%".contains(c)).len();
+        let name =
+            tail.len() - tail.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "-_.+%".contains(c)).len();
         let rest = tail.get(name..).unwrap_or("");
         out.push_str(line.get(at..found + name).unwrap_or(""));
         at = found + name;

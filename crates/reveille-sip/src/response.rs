@@ -229,7 +229,8 @@ pub fn best_effort(head: &[u8], status: u16, reason: &str) -> Option<Bytes> {
             seen_via = true;
             write_line(&mut out, "Via", value);
         }
-        if let Some((_, slot)) = WANTED.iter().zip(&mut values).find(|(wanted, slot)| **wanted == id && slot.is_empty()) {
+        if let Some((_, slot)) = WANTED.iter().zip(&mut values).find(|(wanted, slot)| **wanted == id && slot.is_empty())
+        {
             *slot = value;
         }
     }

@@ -22,7 +22,9 @@ impl<'a> Params<'a> {
     /// Names and values in order. Empty parameters are passed over.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
         split::outside_quotes(self.0, b';').filter(|p| !p.is_empty()).map(|param| match split::find(param, b'=') {
-            Some(at) => (param.get(..at).unwrap_or("").trim_end(), Some(param.get(at + 1..).unwrap_or("").trim_start())),
+            Some(at) => {
+                (param.get(..at).unwrap_or("").trim_end(), Some(param.get(at + 1..).unwrap_or("").trim_start()))
+            }
             None => (param, None),
         })
     }
@@ -184,7 +186,11 @@ impl<'a> Via<'a> {
         let (sent_by, params) = rest.split_at(end);
         let sent_by = sent_by.trim();
         let (host, port) = crate::uri::split_host_port(sent_by)?;
-        if transport.is_empty() || !transport.bytes().all(is_token) || !crate::uri::is_host(host) || !split::is_balanced(params) {
+        if transport.is_empty()
+            || !transport.bytes().all(is_token)
+            || !crate::uri::is_host(host)
+            || !split::is_balanced(params)
+        {
             return None;
         }
         Some(Self { transport, host, port, params: Params(params) })

@@ -2,7 +2,10 @@
 
 mod equality;
 
-use std::{borrow::Cow, net::{IpAddr, Ipv6Addr}};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv6Addr},
+};
 
 pub use self::equality::{equal, equal_ignoring};
 use crate::typed::Params;
@@ -71,7 +74,8 @@ impl<'a> Uri<'a> {
             s if s.eq_ignore_ascii_case("tel") => Scheme::Tel,
             _ => Scheme::Other,
         };
-        let mut uri = Self { text, scheme, user: None, password: None, host: "", port: None, params: "", headers: None };
+        let mut uri =
+            Self { text, scheme, user: None, password: None, host: "", port: None, params: "", headers: None };
         if matches!(scheme, Scheme::Sip | Scheme::Sips) {
             uri.read_sip(rest)?;
         }

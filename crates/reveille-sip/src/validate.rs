@@ -86,7 +86,9 @@ pub fn response(message: &Message) -> Result<(), Dropped> {
 
 /// What requests and responses must have alike; returns CSeq's method.
 fn common(message: &Message) -> Result<&str, HeaderError> {
-    if let Some(line) = message.index().lines().iter().find(|l| STRUCTURED.contains(&l.id) && message.text(l.value).is_none()) {
+    if let Some(line) =
+        message.index().lines().iter().find(|l| STRUCTURED.contains(&l.id) && message.text(l.value).is_none())
+    {
         return Err(HeaderError::Malformed(line.id)); // a line that we cannot read must not be passed over
     }
     for via in message.vias() {

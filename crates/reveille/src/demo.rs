@@ -19,8 +19,7 @@ use crate::{
 };
 
 /// The phones of the demo.
-const PHONES: [(&str, Provider); 3] =
-    [("alice", Provider::Apns), ("bob", Provider::Fcm), ("carol", Provider::WebPush)];
+const PHONES: [(&str, Provider); 3] = [("alice", Provider::Apns), ("bob", Provider::Fcm), ("carol", Provider::WebPush)];
 /// How long any step may take before the demo has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -31,10 +30,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub async fn run(options: DemoOptions) -> anyhow::Result<()> {
     let mut timeline = Timeline::new(options.json);
     let lab = Lab::start(LabOptions::default()).await?;
-    timeline.note(&format!("lab push services (APNs, FCM, Web Push) on https://localhost:{}", lab.pns.addr().port()))?;
+    timeline
+        .note(&format!("lab push services (APNs, FCM, Web Push) on https://localhost:{}", lab.pns.addr().port()))?;
     let node = lab.start_node().await?;
     let sip = lab::address(&node, Transport::Tls).context("the node has no TLS listener")?;
-    timeline.note(&format!("node on sip:localhost:{};transport=tls, metrics on http://{}/metrics", sip.port(), node.admin_addr()))?;
+    timeline.note(&format!(
+        "node on sip:localhost:{};transport=tls, metrics on http://{}/metrics",
+        sip.port(),
+        node.admin_addr()
+    ))?;
     let mut answered = 0;
     for (user, provider) in PHONES {
         match story::call_a_sleeping_phone(&lab, sip, user, provider, &mut timeline).await {

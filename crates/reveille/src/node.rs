@@ -81,10 +81,9 @@ impl Node {
             tracing::warn!("{warning}");
         }
         // The admin port first: an operator may watch a start that takes long.
-        let admin =
-            AdminServer::start(&config.admin, registry.clone(), health.clone(), Router::new(), stop.clone())
-                .await
-                .with_context(|| format!("admin.addr: {} cannot be bound", config.admin.addr))?;
+        let admin = AdminServer::start(&config.admin, registry.clone(), health.clone(), Router::new(), stop.clone())
+            .await
+            .with_context(|| format!("admin.addr: {} cannot be bound", config.admin.addr))?;
         let keys = keys::NodeKeys::load(&config.node.data_dir)?;
         let hosting = Hosting::new(registry.clone(), runtime.clone(), fatal.clone());
         let services = reveille_pns::start(settings::push(&config)?, hosting).await?;
@@ -224,7 +223,8 @@ async fn open_store(config: &Config, registry: &Registry) -> anyhow::Result<Arc<
 
 fn load_users(config: &Config) -> anyhow::Result<Option<Arc<FileUsers>>> {
     let Some(digest) = &config.auth.digest else { return Ok(None) };
-    let users = FileUsers::load(&digest.users).with_context(|| format!("auth.users.file: {}", digest.users.display()))?;
+    let users =
+        FileUsers::load(&digest.users).with_context(|| format!("auth.users.file: {}", digest.users.display()))?;
     if users.is_world_readable() {
         tracing::warn!(file = %digest.users.display(), "auth.users.file can be read by everybody; chmod 0600 mends it");
     }

@@ -53,8 +53,7 @@ impl Core {
         let flows = &*shared.flows;
         let uri = Uri::parse(request.request_uri()).map_err(|_| Reply::new(400))?;
         let set = routes::read(request, &origin.flow, flows)?;
-        let host_is_ours =
-            self.shared.settings.is_our_domain(uri.host()) || flows.names_us(uri.host(), uri.port());
+        let host_is_ours = self.shared.settings.is_our_domain(uri.host()) || flows.names_us(uri.host(), uri.port());
         let for_us = set.flow.is_none() && !set.others && host_is_ours && uri.user().is_none();
 
         if method == Method::Options && for_us {

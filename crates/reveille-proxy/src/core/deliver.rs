@@ -27,7 +27,14 @@ const MAX_WAYS: usize = 4;
 
 impl Core {
     /// Starts to forward a request.
-    pub(super) fn begin_delivery(&mut self, now: Now, server: ServerId, message: Message, origin: &Origin, mut plan: Plan) {
+    pub(super) fn begin_delivery(
+        &mut self,
+        now: Now,
+        server: ServerId,
+        message: Message,
+        origin: &Origin,
+        mut plan: Plan,
+    ) {
         let method = message.method();
         let request = plan.request.take().unwrap_or(message);
         let class = if method == Method::Invite { PushClass::Call } else { PushClass::Request };
@@ -43,7 +50,8 @@ impl Core {
         let timers = &self.shared.settings.timers;
         let fork = ResponseContext::new(now.mono, method, timers.timer_c)
             .with_deadline(timers.non_invite_deadline(now.mono))
-            .with_linger(timers.t1 * 64);
+            .with_linger(timers.t1 * 64)
+            .with_fallback(if matches!(plan.destination, Where::Flow(_)) { 500 } else { 480 }); // P-081 inside a dialog
         let id = self.next_context;
         let resolve = match &plan.destination {
             Where::Flow(_) => None,
@@ -86,7 +94,13 @@ impl Core {
         let Some(delivery) = self.delivery(id) else { return };
         let Where::Flow(flow) = delivery.plan.destination else { return };
         let branch = delivery.new_branch();
-        delivery.branches.push(Branch { id: branch, key: None, state: BranchState::Ended, tried: SmallVec::new(), pushable: false });
+        delivery.branches.push(Branch {
+            id: branch,
+            key: None,
+            state: BranchState::Ended,
+            tried: SmallVec::new(),
+            pushable: false,
+        });
         delivery.fork.add_branch(now.mono, branch, BranchKind::Forwarded);
         delivery.fork.all_added();
         self.send_branch(now, id, branch, &flow, None);
@@ -94,7 +108,14 @@ impl Core {
     }
 
     /// The shard named the targets.
-    pub(super) fn resolved(&mut self, now: Now, id: u64, targets: Vec<Target>, waiting: Vec<(BindingKey, u16)>, known: bool) {
+    pub(super) fn resolved(
+        &mut self,
+        now: Now,
+        id: u64,
+        targets: Vec<Target>,
+        waiting: Vec<(BindingKey, u16)>,
+        known: bool,
+    ) {
         let Some(delivery) = self.delivery(id) else { return };
         delivery.resolving = false;
         if delivery.fork.is_final_sent() {
@@ -106,7 +127,13 @@ impl Core {
         }
         for (key, _) in waiting {
             let branch = delivery.new_branch();
-            delivery.branches.push(Branch { id: branch, key: Some(key), state: BranchState::Awaiting, tried: SmallVec::new(), pushable: false });
+            delivery.branches.push(Branch {
+                id: branch,
+                key: Some(key),
+                state: BranchState::Awaiting,
+                tried: SmallVec::new(),
+                pushable: false,
+            });
             delivery.fork.add_branch(now.mono, branch, BranchKind::Waiting);
         }
         delivery.later = targets;
@@ -356,13 +383,15 @@ impl Core {
     }
 
     fn cancel_branch(&mut self, now: Now, id: u64, branch: BranchId, reason: &'static str) {
+        let Some(server) = self.contexts.get(&id).map(|context| context.server) else { return };
         let Some(delivery) = self.delivery(id) else { return };
-        let caller_reason = (reason.is_empty()).then(|| delivery.request.value(HeaderId::Reason).map(str::to_owned)).flatten();
         let Some(entry) = delivery.branch(branch) else { return };
         match entry.state {
             BranchState::Sent { client, .. } => {
-                let reason = caller_reason.as_deref().or((!reason.is_empty()).then_some(reason));
                 self.deadlines.clear(&Timer::FlowPatience { context: id, branch: branch.0 });
+                // S-096: ours where we decided, the caller's where the caller did.
+                let caller = self.transactions.cancel_reason(server).map(str::to_owned);
+                let reason = if reason.is_empty() { caller.as_deref() } else { Some(reason) };
                 self.transactions.cancel(now.mono, client, reason);
             }
             BranchState::Awaiting => {
@@ -377,7 +406,11 @@ impl Core {
     fn release_home(&mut self, id: u64) {
         let Some(delivery) = self.delivery(id) else { return };
         let still_asked = delivery.resolving || delivery.is_awaiting_any();
-        delivery.branches.iter_mut().filter(|b| matches!(b.state, BranchState::Awaiting)).for_each(|b| b.state = BranchState::Ended);
+        delivery
+            .branches
+            .iter_mut()
+            .filter(|b| matches!(b.state, BranchState::Awaiting))
+            .for_each(|b| b.state = BranchState::Ended);
         if still_asked {
             self.leave_home(id);
         }
@@ -435,5 +468,4 @@ impl Core {
             _ => None,
         }
     }
-
 }

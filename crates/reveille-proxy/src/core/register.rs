@@ -44,12 +44,7 @@ const AN_HOUR: u32 = 3600;
 
 impl Core {
     /// Checks a REGISTER in the order of RFC 3261 §10.3 (S-100). Nothing is stored before it returns.
-    pub(super) fn admit_register(
-        &self,
-        now: Now,
-        request: &Message,
-        origin: &Origin,
-    ) -> Result<Registration, Reply> {
+    pub(super) fn admit_register(&self, now: Now, request: &Message, origin: &Origin) -> Result<Registration, Reply> {
         let unknown: Vec<&str> =
             request.values(HeaderId::Require).filter(|t| !matches!(*t, "path" | "outbound" | "")).collect();
         if !unknown.is_empty() {
@@ -111,7 +106,8 @@ impl Core {
                 }
                 let mut updates = Vec::with_capacity(list.len());
                 for contact in &list {
-                    let update = self.check_contact(request, origin, contact, expires, &mut registration.announcements)?;
+                    let update =
+                        self.check_contact(request, origin, contact, expires, &mut registration.announcements)?;
                     updates.push(update);
                 }
                 let live = updates.iter().filter(|u| u.expires > 0).count();
@@ -136,7 +132,12 @@ impl Core {
     fn outbound_applies(&self, request: &Message, origin: &Origin) -> Result<bool, Reply> {
         let direct = request.vias().count() == 1;
         let marked = origin.purpose != Purpose::Public
-            && request.paths().last().and_then(Result::ok).and_then(|p| Uri::parse(p.uri).ok()?.param("ob").map(|_| ())).is_some();
+            && request
+                .paths()
+                .last()
+                .and_then(Result::ok)
+                .and_then(|p| Uri::parse(p.uri).ok()?.param("ob").map(|_| ()))
+                .is_some();
         if direct || marked {
             Ok(true)
         } else if request.lists_option(HeaderId::Supported, "outbound") {
@@ -165,7 +166,8 @@ impl Core {
         }
         let expires = asked.min(limits.max_expires);
         let pnsreg = contact.params.get("+sip.pnsreg").is_some();
-        let push = if asked == 0 { None } else { self.check_push(request, origin, &uri, expires, pnsreg, announcements)? };
+        let push =
+            if asked == 0 { None } else { self.check_push(request, origin, &uri, expires, pnsreg, announcements)? };
         let instance = contact.params.get_unquoted("+sip.instance").map(str::to_owned);
         let reg_id = match contact.params.get("reg-id").flatten() {
             None => None,
@@ -319,12 +321,11 @@ impl Core {
         let mut reply = Reply::new(200);
         for binding in bindings {
             // P-049: its own push parameters go back to the phone that sent them, and to no other.
-            let uri = if binding.updated_now { binding.contact.as_str().into() } else { target::strip(&binding.contact) };
+            let uri =
+                if binding.updated_now { binding.contact.as_str().into() } else { target::strip(&binding.contact) };
             let q = if binding.q == 1000 { String::new() } else { format!(";q={}", decimal(binding.q)) };
-            reply = reply.with(
-                HeaderId::Contact,
-                format!("<{uri}>{}{q};expires={}", binding.params, binding.expires_in),
-            );
+            reply =
+                reply.with(HeaderId::Contact, format!("<{uri}>{}{q};expires={}", binding.params, binding.expires_in));
         }
         if !announcements.is_empty() && bindings.iter().any(|b| b.updated_now) {
             for announcement in announcements {
@@ -341,7 +342,9 @@ impl Core {
                 .with(HeaderId::Require, "outbound")
                 .with(HeaderId::FlowTimer, self.shared.settings.registration.flow_timer.to_string()); // S-121, S-122
         }
-        let date = httpdate::fmt_http_date(UNIX_EPOCH.checked_add(Duration::from_secs(now.unix)).unwrap_or(SystemTime::UNIX_EPOCH));
+        let date = httpdate::fmt_http_date(
+            UNIX_EPOCH.checked_add(Duration::from_secs(now.unix)).unwrap_or(SystemTime::UNIX_EPOCH),
+        );
         reply.with(HeaderId::Supported, SUPPORTED).with(HeaderId::Date, date)
     }
 

@@ -1,14 +1,21 @@
 //! Our own answers.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use reveille_sip::{header::HeaderId, message::Message, method::Method, response::ResponseBuilder, validate::Rejection};
+use reveille_registrar::flow::Transport;
+use reveille_sip::{
+    header::HeaderId, limits::Limits, message::Message, method::Method, response::ResponseBuilder, typed::Via,
+    validate::Rejection,
+};
 use reveille_transaction::ServerId;
 use smallvec::SmallVec;
 
 use super::{Core, Now, Work, context::Origin};
-use crate::core::context::Context;
+use crate::{
+    core::context::Context,
+    egress::{Destination, Flows},
+};
 
 /// An answer of ours, before it has a request to answer.
 #[derive(Debug)]
@@ -43,15 +50,16 @@ impl Core {
     pub(super) fn overloaded(&mut self) -> Reply {
         let base = self.shared.settings.retry_after.max(1);
         self.next_context += 1;
-        let spread = xxhash_rust::xxh3::xxh3_64(&(self.next_context ^ self.shared.salt).to_le_bytes()) % u64::from(base);
+        let spread =
+            xxhash_rust::xxh3::xxh3_64(&(self.next_context ^ self.shared.salt).to_le_bytes()) % u64::from(base);
         Reply::new(503).with(HeaderId::RetryAfter, (u64::from(base) + spread).to_string())
     }
 
     /// Answers through the server transaction and remembers nothing but the answer.
     pub(super) fn reply(&mut self, now: Now, server: ServerId, request: &Message, origin: &Origin, reply: Reply) {
         let (method, status) = (request.method(), reply.status);
-        let tag = self.tag(server);
-        let bytes = self.build_reply(request, origin, reply, Some(&tag));
+        let tag = self.transactions.tag(server);
+        let bytes = self.build_reply(request, origin, reply, tag.as_deref());
         self.count(method, status);
         self.transactions.respond(now.mono, server, status, bytes);
     }
@@ -60,7 +68,10 @@ impl Core {
     pub(super) fn reply_statelessly(&mut self, request: &Message, origin: &Origin, reply: Reply) {
         self.count(request.method(), reply.status);
         // The tag must be the same for every copy of the request (S-045), so it is made of the request.
-        let seed = xxhash_rust::xxh3::xxh3_64_with_seed(request.value(HeaderId::CallId).unwrap_or("").as_bytes(), self.shared.salt);
+        let seed = xxhash_rust::xxh3::xxh3_64_with_seed(
+            request.value(HeaderId::CallId).unwrap_or("").as_bytes(),
+            self.shared.salt,
+        );
         let bytes = self.build_reply(request, origin, reply, Some(&format!("{seed:016x}")));
         if self.shared.flows.send(&origin.flow, bytes).is_err() {
             self.shared.metrics.dropped("reply_flow_gone");
@@ -84,15 +95,6 @@ impl Core {
             builder = builder.header(HeaderId::Server, &self.shared.settings.server_header);
         }
         builder.build()
-    }
-
-    /// The To tag of everything we answer in one transaction.
-    pub(super) fn tag(&self, server: ServerId) -> String {
-        let mut seed = Vec::with_capacity(24);
-        seed.extend_from_slice(&self.shared.salt.to_le_bytes());
-        seed.extend_from_slice(&self.worker.to_le_bytes());
-        seed.extend_from_slice(format!("{server:?}").as_bytes());
-        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&seed))
     }
 
     /// Gives a context its final answer and lets go of what it held.
@@ -121,6 +123,30 @@ pub(super) fn via_correction(request: &Message, origin: &Origin) -> (Option<IpAd
     let source = origin.remote.ip().to_canonical();
     let wants_rport = via.rport().is_some();
     let claimed = via.host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
-    let received = (wants_rport || claimed != Some(source)).then_some(source);
+    // A `received` that the sender wrote itself is overwritten: responses may one day be sent there.
+    let received = (wants_rport || claimed != Some(source) || via.received().is_some()).then_some(source);
     (received, wants_rport.then_some(origin.remote.port()))
+}
+
+/// Sends a response whose connection is gone to where its Via says, once (RFC 3261 §18.2.2; S-088). Names are not resolved, and
+/// the address is the sender's own, for we wrote or checked it on the way in; requests are not for this way.
+pub(super) fn send_anew(flows: &dyn Flows, bytes: Bytes) {
+    let Ok(response) = Message::parse(bytes.clone(), &Limits::default()) else { return };
+    let Some(destination) = response.status().and_then(|_| via_destination(&response.top_via().ok()?)) else { return };
+    let sent = flows.open(&destination).and_then(|flow| flows.send(&flow, bytes));
+    if sent.is_err() {
+        tracing::debug!("a response had no way back: its connection is gone and its Via cannot be reached");
+    }
+}
+
+fn via_destination(via: &Via<'_>) -> Option<Destination> {
+    let transport = match via.transport {
+        t if t.eq_ignore_ascii_case("TCP") => Transport::Tcp,
+        t if t.eq_ignore_ascii_case("TLS") => Transport::Tls,
+        _ => return None, // UDP has no connection to lose, WebSocket and QUIC none that we could open
+    };
+    let host = via.received().unwrap_or(via.host).trim_start_matches('[').trim_end_matches(']');
+    let default = if transport == Transport::Tls { 5061 } else { 5060 };
+    let address = SocketAddr::new(host.parse().ok()?, via.port.unwrap_or(default));
+    Some(Destination { transport, address, server_name: None })
 }

@@ -66,7 +66,8 @@ pub(super) fn repair_strict(request: &Message, flows: &dyn Flows) -> Option<Mess
     let mut edit = Edit::new(request);
     // Our own URI goes back on top, so that the reading of Route sees it as a loose router would have sent it.
     values.insert(0, request.request_uri());
-    let joined = values.iter().map(|v| if v.starts_with('<') { (*v).to_owned() } else { format!("<{v}>") }).collect::<Vec<_>>();
+    let joined =
+        values.iter().map(|v| if v.starts_with('<') { (*v).to_owned() } else { format!("<{v}>") }).collect::<Vec<_>>();
     edit.set_request_uri(target);
     edit.replace(HeaderId::Route, &joined.join(", "));
     Message::parse(edit.finish(), &Limits::default()).ok()

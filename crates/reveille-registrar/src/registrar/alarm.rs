@@ -42,7 +42,8 @@ impl Alarm {
             u64::try_from(nanos.div_ceil(1_000_000)).unwrap_or(NEVER)
         });
         due.store(millis, Ordering::SeqCst);
-        if self.earliest.fetch_min(millis, Ordering::SeqCst) > millis {
+        // Read first: as a rule somebody else's deadline is earlier, and all shards share this one cell.
+        if self.earliest.load(Ordering::SeqCst) > millis && self.earliest.fetch_min(millis, Ordering::SeqCst) > millis {
             self.changed.notify_one();
         }
     }

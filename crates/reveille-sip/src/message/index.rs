@@ -162,13 +162,18 @@ impl Index {
         let method = line.get(..first).ok_or(BAD_START)?;
         let version = line.get(second + 1..).ok_or(BAD_START)?;
         // Exactly two spaces (lwsstart, trws, lwsruri): where a request begins and ends must be one reading for all.
-        if method.is_empty() || !method.iter().copied().all(is_token) || second == first + 1 || memchr(b' ', version).is_some() || version.is_empty() {
+        if method.is_empty()
+            || !method.iter().copied().all(is_token)
+            || second == first + 1
+            || memchr(b' ', version).is_some()
+            || version.is_empty()
+        {
             return Err(BAD_START);
         }
         if std::str::from_utf8(line).is_err() {
             return Err(BAD_START);
         }
-        if second - first > limits.uri {
+        if second - first - 1 > limits.uri {
             return Err(ParseError::new(414, "Request-URI Too Long"));
         }
         index.method = std::str::from_utf8(method).map_or(Method::Extension, Method::from_token);
@@ -253,7 +258,11 @@ pub(crate) fn unfold(bytes: &[u8]) -> Bytes {
     let mut lines = head.split_inclusive(|b| *b == b'\n').enumerate().peekable();
     while let Some((at, line)) = lines.next() {
         // What of a continuation is left once its indentation is gone; the space that stands for it was written before.
-        let line = if at > 1 && is_blank(line.first()) { line.get(line.iter().take_while(|b| is_blank(Some(b))).count()..).unwrap_or_default() } else { line };
+        let line = if at > 1 && is_blank(line.first()) {
+            line.get(line.iter().take_while(|b| is_blank(Some(b))).count()..).unwrap_or_default()
+        } else {
+            line
+        };
         if at > 0 && lines.peek().is_some_and(|(_, next)| is_blank(next.first())) && line.ends_with(b"\r\n") {
             flat.extend_from_slice(line.get(..line.len() - 2).unwrap_or_default().trim_ascii_end());
             flat.extend_from_slice(b" ");

@@ -57,7 +57,13 @@ impl Timeline {
     }
 
     /// How it went for one phone.
-    pub(super) fn verdict(&self, user: &str, to_push: Duration, to_ring: Duration, to_answer: Duration) -> io::Result<()> {
+    pub(super) fn verdict(
+        &self,
+        user: &str,
+        to_push: Duration,
+        to_ring: Duration,
+        to_answer: Duration,
+    ) -> io::Result<()> {
         if self.json {
             let ms = |d: Duration| d.as_secs_f64() * 1e3;
             return self.object(&json!({

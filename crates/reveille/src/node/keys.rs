@@ -34,7 +34,10 @@ impl NodeKeys {
 fn load_or_make(path: &Path) -> anyhow::Result<Vec<u8>> {
     if let Ok(secret) = fs::read(path) {
         if secret.len() != KEY_LENGTH {
-            bail!("node.data_dir: {} is damaged; remove it to have a new one made (calls in progress lose their way)", path.display());
+            bail!(
+                "node.data_dir: {} is damaged; remove it to have a new one made (calls in progress lose their way)",
+                path.display()
+            );
         }
         return Ok(secret);
     }

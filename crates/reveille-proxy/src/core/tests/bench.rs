@@ -52,6 +52,7 @@ pub(super) struct FakeFlows {
     pub(super) sent: Mutex<Vec<(FlowRef, Bytes)>>,
     pub(super) gone: Mutex<Vec<FlowRef>>,
     pub(super) closed: Mutex<Vec<FlowRef>>,
+    pub(super) opened: Mutex<Vec<Destination>>,
     tokens: Mutex<HashMap<String, FlowRef>>,
     next: AtomicU64,
 }
@@ -74,8 +75,9 @@ impl Flows for FakeFlows {
         self.closed.lock().push(*flow);
         self.gone.lock().push(*flow);
     }
-    fn open(&self, _: &Destination) -> Result<FlowRef, SendError> {
-        Err(SendError::NoListener)
+    fn open(&self, to: &Destination) -> Result<FlowRef, SendError> {
+        self.opened.lock().push(to.clone());
+        Ok(tls(99))
     }
     fn seal(&self, flow: &FlowRef) -> String {
         let token = format!("tok{}", self.next.fetch_add(1, Ordering::Relaxed));
@@ -231,7 +233,10 @@ impl Bench {
     /// What left since the last call.
     pub(super) fn sent(&self) -> Vec<(FlowRef, Message)> {
         let drained: Vec<_> = self.flows.sent.lock().drain(..).collect();
-        drained.into_iter().map(|(f, b)| (f, Message::parse(b, &Limits::default()).expect("we send well-formed messages"))).collect()
+        drained
+            .into_iter()
+            .map(|(f, b)| (f, Message::parse(b, &Limits::default()).expect("we send well-formed messages")))
+            .collect()
     }
 
     /// Status codes sent to `flow` since the last call; everything else that left is dropped.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use reveille_push::wakeup::WakeFailure;
-use reveille_registrar::{record::BindingKey, shard::{HomeEvent, ShardInput}};
+use reveille_registrar::{
+    record::BindingKey,
+    shard::{HomeEvent, ShardInput},
+};
 use reveille_sip::header::HeaderId;
 
 use super::bench::{Bench, answer, invite, target, tls, udp};
@@ -30,7 +33,10 @@ fn a_sleeping_phone_is_called_when_it_wakes() {
     bench.peer(tls(9), &answer(forwarded, 180));
     bench.peer(tls(9), &answer(forwarded, 200));
     let up = bench.sent();
-    assert_eq!(up.iter().map(|(f, m)| (*f, m.status())).collect::<Vec<_>>(), [(tls(1), Some(180)), (tls(1), Some(200))]);
+    assert_eq!(
+        up.iter().map(|(f, m)| (*f, m.status())).collect::<Vec<_>>(),
+        [(tls(1), Some(180)), (tls(1), Some(200))]
+    );
     for (_, message) in up {
         assert_eq!(message.vias().count(), 1); // S-086
         assert!(!message.value(HeaderId::Contact).unwrap().contains("pn-")); // P-105, S-137
@@ -212,7 +218,10 @@ fn lower_q_waits_its_turn() {
     let waiter = bench.resolving();
     let mut lesser = target(2, tls(9), false);
     lesser.q = 500;
-    bench.home(waiter, HomeEvent::Resolved { targets: vec![lesser, target(1, tls(8), false)], waiting: vec![], known: true });
+    bench.home(
+        waiter,
+        HomeEvent::Resolved { targets: vec![lesser, target(1, tls(8), false)], waiting: vec![], known: true },
+    );
     let sent = bench.sent();
     assert!(sent.iter().all(|(f, _)| *f != tls(9)));
     let first = sent.into_iter().find(|(f, _)| *f == tls(8)).unwrap().1;
@@ -237,4 +246,18 @@ fn a_held_message_is_delivered() {
     assert_eq!(held.record_routes().count(), 0);
     bench.peer(tls(9), &answer(&held, 200));
     assert_eq!(bench.statuses(udp(5060)), [200]);
+}
+
+/// S-088: a response whose connection is gone is sent once to where its Via says.
+#[test]
+fn a_response_finds_another_way_back() {
+    let mut bench = Bench::new();
+    bench.peer(tls(1), &invite("z9hG4bKa").replace("trunk.test:5061", "192.0.2.77:5061"));
+    let waiter = bench.resolving();
+    bench.home(waiter, asleep(1));
+    bench.sent();
+    bench.flows.gone.lock().push(tls(1));
+    bench.home(waiter, HomeEvent::WakeFailed { key: BindingKey(1), why: WakeFailure::Deadline });
+    assert_eq!(bench.statuses(tls(99)), [480]);
+    assert_eq!(bench.flows.opened.lock()[0].address.to_string(), "192.0.2.77:5061");
 }

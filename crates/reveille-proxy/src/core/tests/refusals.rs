@@ -20,7 +20,8 @@ impl Users for Bob {
 }
 
 fn guarded() -> Bench {
-    let config = DigestConfig { realm: "example.com".into(), algorithms: vec![Algorithm::Sha256], ..DigestConfig::default() };
+    let config =
+        DigestConfig { realm: "example.com".into(), algorithms: vec![Algorithm::Sha256], ..DigestConfig::default() };
     Bench::with(settings(), Some(Digest::new(config, std::sync::Arc::new(Bob), NonceKeys::random().unwrap())))
 }
 
@@ -59,7 +60,8 @@ fn unsupported_tags_are_listed() {
 #[test]
 fn options_probe() {
     let mut bench = guarded();
-    let probe = invite("z9hG4bKo").replace("INVITE", "OPTIONS").replace("sip:alice@example.com SIP", "sip:edge.test:5061 SIP");
+    let probe =
+        invite("z9hG4bKo").replace("INVITE", "OPTIONS").replace("sip:alice@example.com SIP", "sip:edge.test:5061 SIP");
     bench.public(tls(1), &probe);
     assert_eq!(bench.statuses(tls(1)), [200]);
     bench.shared.draining.store(true, Ordering::Relaxed);

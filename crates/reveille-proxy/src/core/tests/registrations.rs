@@ -97,7 +97,7 @@ fn contacts_that_are_refused() {
         ("* with another value", register("Expires: 60\n", "Contact: *"), 400),
         ("a contact that is us", register("", "Contact: <sip:x@edge.test:5061>"), 403),
         ("a contact that is the domain", register("", "Contact: <sip:alice@example.com>"), 403),
-        ("eleven contacts", register("", &vec![good; 11].join("\n")), 403),
+        ("eleven contacts", register("", &[good; 11].join("\n")), 403),
         (
             "reg-id with two contacts",
             register("", &format!("Contact: <sip:a@192.0.2.1>;+sip.instance=\"<urn:uuid:1>\";reg-id=1\n{good}")),
@@ -213,7 +213,10 @@ fn an_overdue_home_is_503() {
 /// S-101: the address-of-record is what it is however it was written.
 #[test]
 fn aor_is_canonical() {
-    let (_, ask) = accepted(&register("", "Contact: <sip:a@192.0.2.1>").replace("To: <sip:alice@example.com>", "To: <sip:%61lice@EXAMPLE.com;x=y>"));
+    let (_, ask) = accepted(
+        &register("", "Contact: <sip:a@192.0.2.1>")
+            .replace("To: <sip:alice@example.com>", "To: <sip:%61lice@EXAMPLE.com;x=y>"),
+    );
     assert_eq!(ask.aor, Aor::from_canonical("alice@example.com"));
     assert_eq!(ask.reply.worker, WorkerRef { worker: 3, context: 0 }.worker);
 }

@@ -21,17 +21,27 @@ use reveille_registrar::{
 use reveille_sip::method::Method;
 use support::{Fate, Gone, Services, aor, register};
 
+/// The store and the push service say yes to everything.
 fn settle(shard: &mut Shard, now: Now) {
-    let mut writes = Vec::new();
-    while let Some(output) = shard.poll_output() {
-        if let ShardOutput::Write { write, .. } = output {
-            writes.push(write);
+    loop {
+        let mut answers = Vec::new();
+        while let Some(output) = shard.poll_output() {
+            match output {
+                ShardOutput::Write { write, .. } => answers.push(ShardInput::Written { write, result: Ok(()) }),
+                ShardOutput::Push(order) => answers.push(ShardInput::PushAnswered {
+                    aor: order.aor,
+                    key: order.key,
+                    push: order.push,
+                    outcome: Outcome::Accepted,
+                }),
+                ShardOutput::Reply { .. } => {}
+            }
         }
+        if answers.is_empty() {
+            return;
+        }
+        answers.into_iter().for_each(|answer| shard.handle(now, answer));
     }
-    for write in writes {
-        shard.handle(now, ShardInput::Written { write, result: Ok(()) });
-    }
-    while shard.poll_output().is_some() {}
 }
 
 fn filled(bindings: u32, now: Now) -> Shard {

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Instant};
 
 use bytes::Bytes;
-use reveille_push::{caps::Announcement, service::PushClass};
+use reveille_push::{Provider, caps::Announcement, service::PushClass};
 use reveille_registrar::{
     aor::Aor,
     flow::{FlowRef, Transport},
@@ -67,6 +67,8 @@ pub(super) struct Registering {
     pub(super) aor: Aor,
     /// What the 200 announces, one per push service.
     pub(super) announcements: Vec<Announcement>,
+    /// The providers of the push targets in it: announced only if the home takes them on.
+    pub(super) targets: Vec<Provider>,
     /// Whether RFC 5626 was applied, so that the 200 says `Require: outbound` (S-121).
     pub(super) outbound: bool,
 }
@@ -106,6 +108,8 @@ pub(super) struct Delivery {
     pub(super) branches: SmallVec<[Branch; 2]>,
     /// Branch numbers given out.
     pub(super) numbered: u32,
+    /// `Max-Breadth` of each copy: what came, divided among all targets known at the start (RFC 5393 §5.3.3).
+    pub(super) breadth_share: u32,
     /// Targets of lower q, best last (RFC 3261 §16.6).
     pub(super) later: Vec<Target>,
     /// The shard was asked and has not answered.

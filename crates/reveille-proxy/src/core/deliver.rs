@@ -24,6 +24,8 @@ use super::{
 
 /// Ways to one phone that are tried for one request: its flows and a push, with room for a flow or two that come and go.
 const MAX_WAYS: usize = 4;
+/// How long after a request's wait has ended its home may take to say so.
+const HOME_GRACE: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Starts to forward a request.
@@ -64,6 +66,7 @@ impl Core {
                 dialog_forming: method.forms_dialog(),
             }),
         };
+        let breadth = plan.breadth;
         let delivery = Delivery {
             request,
             plan,
@@ -73,6 +76,7 @@ impl Core {
             fork_deadline: None,
             branches: SmallVec::new(),
             numbered: 0,
+            breadth_share: breadth,
             later: Vec::new(),
             resolving: resolve.is_some(),
             answered: false,
@@ -81,6 +85,7 @@ impl Core {
         match resolve {
             Some(ask) => {
                 let aor = ask.aor.clone();
+                self.deadlines.set(Timer::HomeOverdue { context: id }, deadline + HOME_GRACE);
                 if self.shared.homes.ask(&aor, ShardInput::Resolve(Box::new(ask))).is_err() {
                     self.finish_with(now, id, 503);
                 }
@@ -125,6 +130,8 @@ impl Core {
             let status = if known || self.user_exists(id) { 480 } else { 404 }; // S-094
             return self.finish_with(now, id, status);
         }
+        let copies = u32::try_from(targets.len() + waiting.len()).unwrap_or(u32::MAX).max(1);
+        delivery.breadth_share = (delivery.plan.breadth / copies).max(1);
         for (key, _) in waiting {
             let branch = delivery.new_branch();
             delivery.branches.push(Branch {
@@ -232,6 +239,20 @@ impl Core {
         let branch = branch.id;
         delivery.fork.failed(now.mono, branch, 480); // P-065, P-066
         tracing::debug!(why = why.as_str(), "a phone did not wake");
+        self.pump(now, id);
+    }
+
+    /// The home said nothing although every wait there has ended: its shard was restarted and has forgotten us.
+    pub(super) fn home_overdue(&mut self, now: Now, id: u64) {
+        let Some(delivery) = self.delivery(id) else { return self.register_overdue(now, id) };
+        if std::mem::take(&mut delivery.resolving) && !delivery.fork.is_final_sent() {
+            return self.finish_with(now, id, 480);
+        }
+        let left: SmallVec<[BranchId; 2]> =
+            delivery.branches.iter().filter(|b| matches!(b.state, BranchState::Awaiting)).map(|b| b.id).collect();
+        for branch in left {
+            self.fail_branch(now, id, branch, 480);
+        }
         self.pump(now, id);
     }
 

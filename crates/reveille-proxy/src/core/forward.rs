@@ -60,10 +60,7 @@ impl Core {
             edit.prepend(HeaderId::RecordRoute, &near);
             edit.prepend(HeaderId::RecordRoute, &far); // S-071: the upper value faces the next hop
         }
-        if request.has(HeaderId::MaxBreadth) || delivery.branches.len() > 1 {
-            let share = (delivery.plan.breadth / delivery.branches.len().max(1) as u32).max(1);
-            edit.replace(HeaderId::MaxBreadth, &share.to_string()); // RFC 5393 §5.3.3
-        }
+        edit.replace(HeaderId::MaxBreadth, &delivery.breadth_share.to_string()); // RFC 5393 §5.3.3
         let local = self.shared.flows.local(flow).ok_or(503_u16)?;
         edit.push_via(&via(&local, &via_branch));
         Ok(Outgoing { flow: *flow, branch: via_branch, bytes: edit.finish() })

@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reveille_push::{
+    Provider,
     caps::Announcement,
     target::{self, ContactPush},
 };
@@ -268,6 +269,10 @@ impl Core {
         registration: Registration,
     ) {
         let Registration { aor, contacts, path, outbound, announcements } = registration;
+        let targets = match &contacts {
+            ContactsUpdate::Update(list) => list.iter().filter_map(|c| c.push.as_ref()).map(|p| p.provider).collect(),
+            _ => Vec::new(),
+        };
         let ask = RegisterRequest {
             aor: aor.clone(),
             call_id: request.value(HeaderId::CallId).unwrap_or("").to_owned(),
@@ -282,7 +287,7 @@ impl Core {
             let reply = self.overloaded();
             return self.reply(now, server, &request, origin, reply);
         }
-        let work = Work::Register(Box::new(Registering { request, aor, announcements, outbound }));
+        let work = Work::Register(Box::new(Registering { request, aor, announcements, targets, outbound }));
         let id = self.open_context(server, origin, Method::Register, now, work);
         self.deadlines.set(Timer::HomeOverdue { context: id }, now.mono + HOME_PATIENCE);
     }
@@ -293,11 +298,11 @@ impl Core {
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let started = context.started;
         let Work::Register(registering) = std::mem::replace(&mut context.work, Work::Answered) else { return };
-        let Registering { request, aor, announcements, outbound } = *registering;
+        let Registering { request, aor, announcements, targets, outbound } = *registering;
         let reply = match result {
             Ok(bindings) => {
                 self.shared.metrics.registered((now.mono - started).as_secs_f64());
-                self.registered_ok(now, &request, &bindings, &announcements, outbound)
+                self.registered_ok(now, &request, &bindings, &announcements, &targets, outbound)
             }
             Err(error) => {
                 tracing::debug!(aor = %aor.redacted(), %error, "registration refused");
@@ -316,6 +321,7 @@ impl Core {
         request: &Message,
         bindings: &[BindingView],
         announcements: &[Announcement],
+        targets: &[Provider],
         outbound: bool,
     ) -> Reply {
         let mut reply = Reply::new(200);
@@ -327,8 +333,11 @@ impl Core {
             reply =
                 reply.with(HeaderId::Contact, format!("<{uri}>{}{q};expires={}", binding.params, binding.expires_in));
         }
-        if !announcements.is_empty() && bindings.iter().any(|b| b.updated_now) {
-            for announcement in announcements {
+        if bindings.iter().any(|b| b.updated_now) {
+            // A target that the home did not take on (P-156) must not be announced; what was only asked about is.
+            let promised = |provider| bindings.iter().any(|b| b.updated_now && b.push == Some(provider));
+            for announcement in announcements.iter().filter(|a| !targets.contains(&a.provider) || promised(a.provider))
+            {
                 reply = reply.with(HeaderId::FeatureCaps, announcement.to_string()); // P-031: repeated on every refresh
             }
         }
@@ -349,7 +358,7 @@ impl Core {
     }
 
     /// The shard did not answer in time: the phone is asked to come back.
-    pub(super) fn home_overdue(&mut self, now: Now, id: u64) {
+    pub(super) fn register_overdue(&mut self, now: Now, id: u64) {
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let Work::Register(registering) = std::mem::replace(&mut context.work, Work::Answered) else { return };
         tracing::error!("a shard did not answer a REGISTER within {HOME_PATIENCE:?}; the phone was sent 503");

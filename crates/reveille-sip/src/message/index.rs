@@ -64,6 +64,7 @@ const BAD_START: ParseError = ParseError::new(400, "Bad Start Line");
 pub(super) const BAD_HEADERS: ParseError = ParseError::new(400, "Bad Headers");
 
 /// What a scan came to.
+#[allow(clippy::large_enum_variant)] // it is taken apart at once; a box would cost an allocation for each message
 pub(crate) enum Scan {
     /// The index, and the message's length, which may be less than what was given.
     Done(Index, usize),

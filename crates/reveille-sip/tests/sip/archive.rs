@@ -77,7 +77,8 @@ fn rfc_4475() {
     }
 }
 
-/// Section 14 of the requirements; the archive has bare LF and lacks two empty lines.
+/// Section 14 of the requirements; the archive has bare LF and lacks two empty lines. Nor does Content-Length fit the
+/// bodies there (`ipv6-in-sdp` promises 17 octets more than there are, a fault that is not its point): it is corrected.
 #[test]
 fn rfc_5118() {
     for (name, bytes) in archive("rfc5118") {
@@ -85,6 +86,10 @@ fn rfc_5118() {
         if !text.contains("\r\n\r\n") {
             text = text.trim_end().to_owned() + "\r\n\r\n";
         }
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let length = format!("Content-Length: {}", body.len());
+        let head = head.split("\r\n").map(|l| if l.starts_with("Content-Length") { length.as_str() } else { l });
+        let text = head.collect::<Vec<_>>().join("\r\n") + "\r\n\r\n" + body;
         check(&name, text.as_bytes());
     }
 }

@@ -261,3 +261,50 @@ fn a_response_finds_another_way_back() {
     assert_eq!(bench.statuses(tls(99)), [480]);
     assert_eq!(bench.flows.opened.lock()[0].address.to_string(), "192.0.2.77:5061");
 }
+
+/// S-065: Max-Breadth is added, divided among the targets, and with breadth for one only the second waits its turn.
+#[test]
+fn breadth_is_spent_once() {
+    let resolved = || HomeEvent::Resolved {
+        targets: vec![target(1, tls(8), false), target(2, tls(9), false)],
+        waiting: vec![],
+        known: true,
+    };
+    let mut bench = Bench::new();
+    bench.peer(tls(1), &invite("z9hG4bKa"));
+    let waiter = bench.resolving();
+    bench.home(waiter, resolved());
+    let breadths: Vec<_> =
+        bench.sent().iter().filter_map(|(_, m)| m.value(HeaderId::MaxBreadth).map(str::to_owned)).collect();
+    assert_eq!(breadths, ["30", "30"]);
+
+    let mut bench = Bench::new();
+    bench.peer(tls(1), &invite("z9hG4bKa").replace("Max-Forwards: 70", "Max-Forwards: 70\nMax-Breadth: 1"));
+    let waiter = bench.resolving();
+    bench.home(waiter, resolved());
+    let sent = bench.sent();
+    let copies: Vec<_> = sent.iter().filter(|(_, m)| m.is_request()).collect();
+    assert_eq!(copies.len(), 1);
+    let (flow, first) = copies[0];
+    assert_eq!(first.value(HeaderId::MaxBreadth), Some("1"));
+    bench.peer(*flow, &answer(first, 486));
+    let second =
+        bench.sent().iter().filter(|(f, m)| f != flow && m.method_name() == "INVITE" && m.is_request()).count();
+    assert_eq!(second, 1);
+}
+
+/// A shard that failed and was restarted has forgotten who waited: the caller hears so all the same.
+#[test]
+fn a_home_that_forgot_is_given_up() {
+    let mut bench = Bench::new();
+    bench.peer(tls(1), &invite("z9hG4bKa"));
+    bench.asked();
+    bench.advance(Duration::from_secs(32));
+    assert_eq!(bench.statuses(tls(1)), [100, 480]);
+    let mut bench = Bench::new();
+    bench.peer(tls(1), &invite("z9hG4bKa"));
+    let waiter = bench.resolving();
+    bench.home(waiter, asleep(1));
+    bench.advance(Duration::from_secs(32));
+    assert_eq!(bench.statuses(tls(1)), [100, 480]);
+}

@@ -168,7 +168,9 @@ fn the_200_says_everything() {
     assert!(updates(&ask)[0].push.is_some());
     assert_eq!(updates(&ask)[0].reg_id, Some(1));
     let other = "sip:alice@203.0.113.9;pn-provider=apns;pn-prid=ffff0000ffff0000";
-    let views = vec![view(&format!("sip:alice@198.51.100.1;{PN}"), true), view(other, false)];
+    let mut own = view(&format!("sip:alice@198.51.100.1;{PN}"), true);
+    own.push = Some(reveille_push::Provider::Apns);
+    let views = vec![own, view(other, false)];
     bench.home(ask.reply, HomeEvent::Registered(Ok(views)));
     let ok: Message = bench.sent().remove(0).1;
     assert_eq!(ok.status(), Some(200));
@@ -219,4 +221,12 @@ fn aor_is_canonical() {
     );
     assert_eq!(ask.aor, Aor::from_canonical("alice@example.com"));
     assert_eq!(ask.reply.worker, WorkerRef { worker: 3, context: 0 }.worker);
+}
+
+/// P-156: a token that the home knows to be dead is registered without push, and push is not promised.
+#[test]
+fn a_target_not_taken_on_is_not_announced() {
+    let (mut bench, ask) = accepted(&register("", &format!("Contact: <sip:alice@198.51.100.1;{PN}>")));
+    bench.home(ask.reply, HomeEvent::Registered(Ok(vec![view(&format!("sip:alice@198.51.100.1;{PN}"), true)])));
+    assert!(!bench.sent().remove(0).1.has(HeaderId::FeatureCaps));
 }

@@ -2,12 +2,15 @@
 //!
 //! A worker owns every transaction of the calls whose Call-ID hashes to it, so nothing here is shared or locked. The
 //! *edge* half ([`admission`], [`routes`]) decides who may say what and whose business a request is; the *home* half
-//! ([`register`], [`deliver`]) talks to the shard that owns the address-of-record; [`forward`] rewrites messages.
+//! ([`register`], [`deliver`]) talks to the shard that owns the address-of-record. What was let through is forked in
+//! [`branch`], ended in [`outcome`] and rewritten in [`forward`].
 
 mod admission;
+mod branch;
 mod context;
 mod deliver;
 mod forward;
+mod outcome;
 mod register;
 mod reply;
 mod routes;

@@ -1,6 +1,6 @@
 //! Forwarding by splicing: lines that are not touched leave as they came, in one copy into one buffer.
 
-use std::{fmt::Write, net::IpAddr};
+use std::{io::Write, net::IpAddr};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -11,7 +11,7 @@ use crate::{header::HeaderId, message::Message, split};
 pub struct Edit<'m> {
     message: &'m Message,
     /// Every new value, one behind the other, so that a set of changes costs one allocation.
-    text: String,
+    text: Vec<u8>,
     request_uri: Option<Text>,
     /// Values written above everything, newest on top: Via.
     top: SmallVec<[Text; 2]>,
@@ -62,7 +62,7 @@ impl<'m> Edit<'m> {
     pub fn new(message: &'m Message) -> Self {
         Self {
             message,
-            text: String::with_capacity(224),
+            text: Vec::with_capacity(224),
             request_uri: None,
             top: SmallVec::new(),
             before: SmallVec::new(),
@@ -125,7 +125,7 @@ impl<'m> Edit<'m> {
         let Some((at, line)) = lines.iter().enumerate().find(|(_, l)| l.id == HeaderId::Via) else { return };
         self.touched |= bit(HeaderId::Via);
         let start = self.text.len();
-        write_corrected_via(&mut self.text, message.text(line.value).unwrap_or(""), received, rport);
+        write_corrected_via(&mut self.text, message.raw(line.value), received, rport);
         self.changes.push(Change::Line(at, Some(Text { start: start as u32, end: self.text.len() as u32 })));
     }
 
@@ -202,13 +202,12 @@ impl<'m> Edit<'m> {
     /// The changed message.
     pub fn finish(self) -> Bytes {
         let message = self.message;
-        let body = self.body.clone().unwrap_or_else(|| message.body());
-        let length = LengthLine::new(body.len());
-        let added = 24 * (self.top.len() + self.before.len() + self.after.len() + 2);
+        let body = self.body.as_deref().or(message.bytes().get(message.index().body..)).unwrap_or_default();
+        let added = 8 * self.top.len() + 28 * (self.before.len() + self.after.len()) + 32;
         let mut out = Vec::with_capacity(message.index().body + body.len() + self.text.len() + added);
         self.write_start_line(&mut out);
         for value in self.top.iter().rev() {
-            write_line(&mut out, "Via", self.read(*value));
+            write_line_named(&mut out, b"Via", self.read(*value));
         }
         // Headers whose first line has been dealt with.
         let mut written = 0_u64;
@@ -221,11 +220,11 @@ impl<'m> Edit<'m> {
             }
             if line.id == HeaderId::ContentLength {
                 // Always our own count of octets (S-025), and only one line of it.
-                if length_written || message.raw(line.whole) != length.as_bytes() {
+                if length_written || !is_length_line(message.raw(line.whole), body.len()) {
                     copy(&mut out, message, copied, line.whole.start);
                     copied = line.whole.end as usize;
                     if !length_written {
-                        out.extend_from_slice(length.as_bytes());
+                        write_length(&mut out, body.len());
                     }
                 }
                 length_written = true;
@@ -254,25 +253,25 @@ impl<'m> Edit<'m> {
         copy(&mut out, message, copied, message.index().body.saturating_sub(2) as u32);
         self.write_additions(&mut out, written);
         if !length_written {
-            out.extend_from_slice(length.as_bytes());
+            write_length(&mut out, body.len());
         }
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(&body);
+        out.extend_from_slice(body);
         Bytes::from(out)
     }
 
     fn write_start_line(&self, out: &mut Vec<u8>) {
         let message = self.message;
-        if self.request_uri.is_none() && message.version() == "SIP/2.0" {
+        if self.request_uri.is_none() && message.is_canonical_version() {
             out.extend_from_slice(message.bytes().get(..message.index().headers).unwrap_or_default());
             return;
         }
         match message.status() {
             None => {
-                let uri = self.request_uri.map_or(message.request_uri(), |uri| self.read(uri));
+                let uri = self.request_uri.map_or(message.request_uri().as_bytes(), |uri| self.read(uri));
                 out.extend_from_slice(message.method_name().as_bytes());
                 out.push(b' ');
-                write_value(out, uri);
+                out.extend_from_slice(uri);
                 out.extend_from_slice(b" SIP/2.0\r\n");
             }
             Some(_) => {
@@ -286,7 +285,7 @@ impl<'m> Edit<'m> {
 
     fn write_before(&self, out: &mut Vec<u8>, id: HeaderId) {
         for (_, value) in self.before.iter().rev().filter(|(other, _)| *other == id) {
-            write_line(out, id.name(), self.read(*value));
+            write_line_named(out, id.name().as_bytes(), self.read(*value));
         }
     }
 
@@ -307,25 +306,26 @@ impl<'m> Edit<'m> {
                 && !self.message.has(*id)
                 && is_last(id)
             {
-                write_line(out, id.name(), self.read(*value));
+                write_line_named(out, id.name().as_bytes(), self.read(*value));
             }
         }
         for (name, value) in &self.after {
             match name {
-                Name::Known(id) => write_line(out, id.name(), self.read(*value)),
-                Name::Other(name) => write_line(out, self.read(*name), self.read(*value)),
+                Name::Known(id) => write_line_named(out, id.name().as_bytes(), self.read(*value)),
+                Name::Other(name) => write_line_named(out, self.read(*name), self.read(*value)),
             }
         }
     }
 
+    /// A line break in a value would begin a header of its own (S-029); whoever made it, it leaves as a space.
     fn keep(&mut self, text: &str) -> Text {
-        let start = self.text.len() as u32;
-        self.text.push_str(text);
-        Text { start, end: self.text.len() as u32 }
+        let start = self.text.len();
+        write_value(&mut self.text, text);
+        Text { start: start as u32, end: self.text.len() as u32 }
     }
 
-    fn read(&self, text: Text) -> &str {
-        self.text.get(text.start as usize..text.end as usize).unwrap_or("")
+    fn read(&self, text: Text) -> &[u8] {
+        self.text.get(text.start as usize..text.end as usize).unwrap_or_default()
     }
 
     fn verdict(&self, at: usize, id: HeaderId, name: &[u8], first: bool) -> Verdict<'_> {
@@ -335,7 +335,7 @@ impl<'m> Edit<'m> {
                     return value.map_or(Verdict::Drop, |value| Verdict::Replace(self.read(value)));
                 }
                 Change::Remove(removed) if *removed == id => return Verdict::Drop,
-                Change::RemoveNamed(removed) if name.eq_ignore_ascii_case(self.read(*removed).as_bytes()) => {
+                Change::RemoveNamed(removed) if name.eq_ignore_ascii_case(self.read(*removed)) => {
                     return Verdict::Drop;
                 }
                 Change::Replace(replaced, value) if *replaced == id => {
@@ -350,34 +350,42 @@ impl<'m> Edit<'m> {
 
 enum Verdict<'a> {
     Keep,
-    Replace(&'a str),
+    Replace(&'a [u8]),
     Drop,
 }
 
 /// The first value of a Via line with `received` and `rport` as we know them; the other values as they were.
-pub(crate) fn write_corrected_via(out: &mut String, line: &str, received: Option<IpAddr>, rport: Option<u16>) {
-    let end = split::find(line, b',').unwrap_or(line.len());
+pub(crate) fn write_corrected_via(out: &mut Vec<u8>, line: &[u8], received: Option<IpAddr>, rport: Option<u16>) {
+    let end = split::find_in(line, b',').unwrap_or(line.len());
     let (first, rest) = line.split_at(end);
-    for (at, part) in split::outside_quotes(first, b';').enumerate() {
-        if at > 0 {
-            let is = |name: &str| {
-                let head = part.as_bytes().get(..name.len()).is_some_and(|p| p.eq_ignore_ascii_case(name.as_bytes()));
-                head && matches!(part.as_bytes().get(name.len()), None | Some(b'=' | b' ' | b'\t'))
-            };
-            if (received.is_some() && is("received")) || (rport.is_some() && is("rport")) {
-                continue;
-            }
-            out.push(';');
+    let first = first.trim_ascii_end();
+    // Copied in pieces, from one parameter that is left out to the next.
+    let (mut copied, mut at) = (0, 0);
+    while let Some(found) = first.get(at..).and_then(|rest| split::find_in(rest, b';')) {
+        let semicolon = at + found;
+        let param = first.get(semicolon + 1..).unwrap_or_default();
+        at = semicolon + 1;
+        let is = |name: &[u8]| {
+            let param = param.trim_ascii_start();
+            param.get(..name.len()).is_some_and(|p| p.eq_ignore_ascii_case(name))
+                && matches!(param.get(name.len()), None | Some(b'=' | b';' | b' ' | b'\t'))
+        };
+        let replaced = matches!(param.first(), Some(b'r' | b'R' | b' ' | b'\t'))
+            && ((received.is_some() && is(b"received")) || (rport.is_some() && is(b"rport")));
+        if replaced {
+            out.extend_from_slice(first.get(copied..semicolon).unwrap_or_default());
+            copied = split::find_in(param, b';').map_or(first.len(), |length| at + length);
+            at = copied;
         }
-        out.push_str(part);
     }
+    out.extend_from_slice(first.get(copied..).unwrap_or_default());
     if let Some(received) = received {
-        out.push_str(";received=");
+        out.extend_from_slice(b";received=");
         match received {
             IpAddr::V4(address) => {
                 for (at, octet) in address.octets().into_iter().enumerate() {
                     if at > 0 {
-                        out.push('.');
+                        out.push(b'.');
                     }
                     push_number(out, usize::from(octet));
                 }
@@ -388,46 +396,36 @@ pub(crate) fn write_corrected_via(out: &mut String, line: &str, received: Option
         }
     }
     if let Some(rport) = rport {
-        out.push_str(";rport=");
+        out.extend_from_slice(b";rport=");
         push_number(out, usize::from(rport));
     }
-    out.push_str(rest);
+    out.extend_from_slice(rest);
 }
 
-/// `Content-Length: n` and CRLF.
-pub(crate) struct LengthLine(SmallVec<[u8; 40]>);
-
-impl LengthLine {
-    pub(crate) fn new(length: usize) -> Self {
-        let mut digits = [0; 20];
-        let mut line = SmallVec::new();
-        line.extend_from_slice(b"Content-Length: ");
-        line.extend_from_slice(decimal(length, &mut digits).as_bytes());
-        line.extend_from_slice(b"\r\n");
-        Self(line)
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
+/// Whether a line is what [`write_length`] would write.
+fn is_length_line(line: &[u8], length: usize) -> bool {
+    let digits = line.strip_prefix(b"Content-Length: ").and_then(|l| l.strip_suffix(b"\r\n"));
+    digits.is_some_and(|d| crate::frame::digits(d) == Some(length) && (d.len() == 1 || d.first() != Some(&b'0')))
 }
 
-fn push_number(out: &mut String, number: usize) {
-    out.push_str(decimal(number, &mut [0; 20]));
+pub(crate) fn write_length(out: &mut Vec<u8>, length: usize) {
+    out.extend_from_slice(b"Content-Length: ");
+    push_number(out, length);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// A number in decimal; the formatting machinery is ten times dearer.
-fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &str {
-    let mut start = digits.len();
+fn push_number(out: &mut Vec<u8>, number: usize) {
+    let (mut digits, mut rest, mut start) = ([0; 20], number, 20);
     for (at, digit) in digits.iter_mut().enumerate().rev() {
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
         start = at;
-        if number == 0 {
+        if rest == 0 {
             break;
         }
     }
-    digits.get(start..).and_then(|d| std::str::from_utf8(d).ok()).unwrap_or("0")
+    out.extend_from_slice(digits.get(start..).unwrap_or_default());
 }
 
 fn copy(out: &mut Vec<u8>, message: &Message, start: usize, end: u32) {
@@ -435,17 +433,19 @@ fn copy(out: &mut Vec<u8>, message: &Message, start: usize, end: u32) {
 }
 
 pub(crate) fn write_line(out: &mut Vec<u8>, name: &str, value: &str) {
-    write_line_named(out, name.as_bytes(), value);
-}
-
-fn write_line_named(out: &mut Vec<u8>, name: &[u8], value: &str) {
-    out.extend_from_slice(name);
+    out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
     write_value(out, value);
     out.extend_from_slice(b"\r\n");
 }
 
-/// A line break in a value would begin a header of its own (S-029); whoever made it, it leaves as a space.
+fn write_line_named(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
 fn write_value(out: &mut Vec<u8>, value: &str) {
     let start = out.len();
     out.extend_from_slice(value.as_bytes());

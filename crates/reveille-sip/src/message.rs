@@ -29,14 +29,18 @@ impl Message {
     /// With the status to answer, where the sender may be answered.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, ParseError> {
         let mut bytes = bytes;
-        let mut scan = Index::scan(&bytes, limits)?;
+        // Filled where it stays: it is too large to be moved about.
+        let mut shared = Arc::new(Index::new());
+        let index = Arc::get_mut(&mut shared).ok_or(index::BAD_HEADERS)?;
+        let mut scan = index.scan(&bytes, limits)?;
         if matches!(scan, Scan::Folded) {
             bytes = index::unfold(&bytes);
-            scan = Index::scan(&bytes, limits)?;
+            *index = Index::new();
+            scan = index.scan(&bytes, limits)?;
         }
-        let Scan::Done(index, length) = scan else { return Err(index::BAD_HEADERS) };
+        let Scan::Done(length) = scan else { return Err(index::BAD_HEADERS) };
         bytes.truncate(length);
-        Ok(Self { bytes, index: Arc::new(index) })
+        Ok(Self { bytes, index: shared })
     }
 
     /// The message as it came (unfolded, where it was folded).
@@ -132,6 +136,10 @@ impl Message {
     /// The message for a person to read in a trace: push parameters, credentials and control characters masked (S-235).
     pub fn redacted(&self) -> String {
         crate::redact::message(self)
+    }
+
+    pub(crate) fn is_canonical_version(&self) -> bool {
+        self.raw(if self.is_request() { self.index.third } else { self.index.first }) == b"SIP/2.0"
     }
 
     pub(crate) fn index(&self) -> &Index {

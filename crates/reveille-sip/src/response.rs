@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    edit::{LengthLine, write_corrected_via, write_line},
+    edit::{write_corrected_via, write_length, write_line},
     header::HeaderId,
     limits::Limits,
     message::Message,
@@ -76,9 +76,9 @@ impl<'m> ResponseBuilder<'m> {
         for (at, via) in self.request.lines(HeaderId::Via).enumerate() {
             match self.received.filter(|_| at == 0) {
                 Some((address, rport)) => {
-                    let mut corrected = String::with_capacity(via.len() + 48);
-                    write_corrected_via(&mut corrected, via, Some(address), rport);
-                    write_line(&mut out, "Via", &corrected);
+                    out.extend_from_slice(b"Via: ");
+                    write_corrected_via(&mut out, via.as_bytes(), Some(address), rport);
+                    out.extend_from_slice(b"\r\n");
                 }
                 None => write_line(&mut out, "Via", via),
             }
@@ -106,7 +106,7 @@ impl<'m> ResponseBuilder<'m> {
             body
         });
         let body = body.unwrap_or_default();
-        out.extend_from_slice(LengthLine::new(body.len()).as_bytes());
+        write_length(&mut out, body.len());
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&body);
         Bytes::from(out)
@@ -249,7 +249,7 @@ pub fn best_effort(head: &[u8], status: u16, reason: &str) -> Option<Bytes> {
             write_line(&mut out, id.name(), value);
         }
     }
-    out.extend_from_slice(LengthLine::new(0).as_bytes());
+    write_length(&mut out, 0);
     out.extend_from_slice(b"\r\n");
     Some(Bytes::from(out))
 }

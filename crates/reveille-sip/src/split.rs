@@ -30,7 +30,10 @@ impl<'a> Iterator for Split<'a> {
 
 /// Where `separator`, an ASCII character, stands first outside quotes and brackets. What does not close reaches to the end.
 pub fn find(text: &str, separator: u8) -> Option<usize> {
-    let bytes = text.as_bytes();
+    find_in(text.as_bytes(), separator)
+}
+
+pub(crate) fn find_in(bytes: &[u8], separator: u8) -> Option<usize> {
     let mut at = 0;
     loop {
         let hit = at + memchr3(separator, b'"', b'<', bytes.get(at..)?)?;

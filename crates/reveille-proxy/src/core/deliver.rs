@@ -7,23 +7,19 @@ use std::time::Duration;
 
 use reveille_push::{service::PushClass, wakeup::WakeFailure};
 use reveille_registrar::{
-    flow::FlowRef,
     record::BindingKey,
-    shard::{NextRequest, ResolveRequest, ShardInput, Target, WakeRequest, WorkerRef},
+    shard::{ResolveRequest, ShardInput, Target, WorkerRef},
 };
-use reveille_sip::{header::HeaderId, message::Message, method::Method};
-use reveille_transaction::{BranchId, BranchKind, ClientId, Failure, ForkOutput, ResponseContext, ServerId};
+use reveille_sip::{message::Message, method::Method};
+use reveille_transaction::{BranchId, BranchKind, ResponseContext, ServerId};
 use smallvec::SmallVec;
 
 use super::{
     Core, Now, Timer,
     admission::user_of,
     context::{Branch, BranchState, Delivery, Origin, Plan, Where, Work},
-    reply::Reply,
 };
 
-/// Ways to one phone that are tried for one request: its flows and a push, with room for a flow or two that come and go.
-const MAX_WAYS: usize = 4;
 /// How long after a request's wait has ended its home may take to say so.
 const HOME_GRACE: Duration = Duration::from_secs(1);
 
@@ -95,7 +91,7 @@ impl Core {
     }
 
     /// Sends an in-dialog request down the flow that its Route named.
-    fn start_in_dialog(&mut self, now: Now, id: u64) {
+    pub(super) fn start_in_dialog(&mut self, now: Now, id: u64) {
         let Some(delivery) = self.delivery(id) else { return };
         let Where::Flow(flow) = delivery.plan.destination else { return };
         let branch = delivery.new_branch();
@@ -150,7 +146,7 @@ impl Core {
     }
 
     /// Starts the targets of the highest q that is left (S-077), as many at once as Max-Breadth allows (S-065).
-    fn next_group(&mut self, now: Now, id: u64) {
+    pub(super) fn next_group(&mut self, now: Now, id: u64) {
         let Some(delivery) = self.delivery(id) else { return };
         let q = delivery.later.last().map(|t| t.q);
         let mut group = Vec::new();
@@ -168,7 +164,7 @@ impl Core {
         }
     }
 
-    fn add_target(&mut self, now: Now, id: u64, target: &Target) {
+    pub(super) fn add_target(&mut self, now: Now, id: u64, target: &Target) {
         let Some(delivery) = self.delivery(id) else { return };
         if delivery.has(target.key) {
             return; // S-076
@@ -183,35 +179,6 @@ impl Core {
         });
         delivery.fork.add_branch(now.mono, branch, BranchKind::Forwarded);
         self.forward_to(now, id, branch, target);
-    }
-
-    fn forward_to(&mut self, now: Now, id: u64, branch: BranchId, target: &Target) {
-        match target.flow {
-            Some(flow) => self.send_branch(now, id, branch, &flow, Some(target)),
-            None => self.fail_branch(now, id, branch, 480),
-        }
-    }
-
-    /// Forwards the request on one branch; a message that cannot be built or sent fails the branch.
-    fn send_branch(&mut self, now: Now, id: u64, branch: BranchId, flow: &FlowRef, target: Option<&Target>) {
-        let Some(context) = self.contexts.get(&id) else { return };
-        let Work::Deliver(delivery) = &context.work else { return };
-        let method = context.method;
-        let outgoing = match self.build_request(id, context, delivery, branch, flow, target) {
-            Ok(outgoing) => outgoing,
-            Err(status) => return self.fail_branch(now, id, branch, status),
-        };
-        let reliable = flow.transport().is_reliable();
-        let client =
-            self.transactions.request(now.mono, method, &outgoing.branch, outgoing.bytes, outgoing.flow, reliable);
-        self.clients.insert(client, (id, branch));
-        let Some(delivery) = self.delivery(id) else { return };
-        let Some(entry) = delivery.branch(branch) else { return };
-        entry.state = BranchState::Sent { client, flow: *flow, heard: false };
-        if entry.pushable && reliable {
-            let patience = self.shared.settings.wake.flow_patience;
-            self.deadlines.set(Timer::FlowPatience { context: id, branch: branch.0 }, now.mono + patience);
-        }
     }
 
     /// A phone woke: its request goes to it, over the flow of its new binding (P-058, P-061).
@@ -266,224 +233,14 @@ impl Core {
         self.pump(now, id);
     }
 
-    /// A response came from a branch.
-    pub(super) fn response(&mut self, now: Now, client: ClientId, message: Message) {
-        let Some(&(id, branch)) = self.clients.get(&client) else { return };
-        self.deadlines.clear(&Timer::FlowPatience { context: id, branch: branch.0 });
-        let status = message.status().unwrap_or(0);
-        if status == 430 && self.fall_back(now, id, branch) {
-            return self.pump(now, id); // S-131: the flow failed, not the phone
-        }
-        let Some(delivery) = self.delivery(id) else { return };
-        if let Some(entry) = delivery.branch(branch)
-            && let BranchState::Sent { heard, .. } = &mut entry.state
-        {
-            *heard = true;
-        }
-        if status >= 200
-            && let Some(entry) = delivery.branch(branch)
-        {
-            entry.state = BranchState::Ended;
-        }
-        delivery.fork.response(now.mono, branch, &message);
-        self.pump(now, id);
-    }
-
-    /// A branch's transaction failed.
-    pub(super) fn branch_failed(&mut self, now: Now, id: u64, branch: BranchId, why: Failure) {
-        self.deadlines.clear(&Timer::FlowPatience { context: id, branch: branch.0 });
-        if self.fall_back(now, id, branch) {
-            return self.pump(now, id);
-        }
-        let status = match why {
-            Failure::Timeout => 408,
-            Failure::Transport => 503,
-        };
-        self.fail_branch(now, id, branch, status);
-        self.pump(now, id);
-    }
-
-    /// The phone said nothing on a flow that looked open: the flow is dead without a FIN (P-054).
-    pub(super) fn flow_patience_over(&mut self, now: Now, id: u64, branch: BranchId) {
-        let Some(delivery) = self.delivery(id) else { return };
-        let Some(entry) = delivery.branch(branch) else { return };
-        let BranchState::Sent { client, flow, heard: false } = entry.state else { return };
-        // Closed first: what still sits in its buffers must never reach the phone, or it would ring twice.
-        self.shared.flows.close(&flow);
-        self.shared.metrics.flow_found_dead();
-        self.transactions.abandon(client);
-        self.clients.remove(&client);
-        if !self.fall_back(now, id, branch) {
-            self.fail_branch(now, id, branch, 480);
-        }
-        self.pump(now, id);
-    }
-
-    /// Turns a branch whose flow failed before the phone said a word into one that waits: for another flow of the same
-    /// phone (S-131), or for the phone to wake (P-054). The home names each way once.
-    fn fall_back(&mut self, now: Now, id: u64, branch: BranchId) -> bool {
-        let waiter = WorkerRef { worker: self.worker, context: id };
-        let Some(delivery) = self.delivery(id) else { return false };
-        if !delivery.fork.can_add() || now.mono >= delivery.deadline {
-            return false;
-        }
-        let Where::Home(aor) = &delivery.plan.destination else { return false };
-        let (aor, class, deadline) = (aor.clone(), delivery.class, delivery.deadline);
-        let fresh = delivery.new_branch();
-        let Some(entry) = delivery.branch(branch) else { return false };
-        let (Some(key), BranchState::Sent { heard: false, .. }) = (entry.key, entry.state) else { return false };
-        if entry.tried.len() >= MAX_WAYS {
-            return false;
-        }
-        entry.tried.push(key);
-        let tried = entry.tried.to_vec();
-        // A new branch of the response context, because for it the old one was forwarded and this one waits.
-        entry.id = fresh;
-        entry.state = BranchState::Awaiting;
-        delivery.fork.add_branch(now.mono, fresh, BranchKind::Waiting);
-        delivery.fork.remove_branch(branch);
-        let wake = WakeRequest { aor: aor.clone(), waiter, key, class, deadline };
-        if self.shared.homes.ask(&aor, ShardInput::Next(Box::new(NextRequest { wake, tried }))).is_err() {
-            self.fail_branch(now, id, fresh, 480);
-        }
-        true
-    }
-
-    fn fail_branch(&mut self, now: Now, id: u64, branch: BranchId, status: u16) {
-        let Some(delivery) = self.delivery(id) else { return };
-        if let Some(entry) = delivery.branch(branch) {
-            entry.state = BranchState::Ended;
-        }
-        delivery.fork.failed(now.mono, branch, status);
-    }
-
-    /// The caller gave up; the CANCEL itself was answered by its transaction (S-050).
-    pub(super) fn cancelled(&mut self, now: Now, invite: ServerId) {
-        let Some(&id) = self.servers.get(&invite) else { return };
-        let Some(delivery) = self.delivery(id) else { return };
-        delivery.later.clear();
-        delivery.fork.cancel(now.mono);
-        self.pump(now, id);
-    }
-
-    pub(super) fn fork_timeout(&mut self, now: Now, id: u64) {
-        let Some(delivery) = self.delivery(id) else { return };
-        delivery.fork_deadline = None;
-        delivery.fork.handle_timeout(now.mono);
-        self.pump(now, id);
-    }
-
-    /// Ends a delivery that never had a branch.
-    fn finish_with(&mut self, now: Now, id: u64, status: u16) {
-        let Some(context) = self.contexts.get_mut(&id) else { return };
-        let Work::Deliver(delivery) = std::mem::replace(&mut context.work, Work::Answered) else { return };
-        let reply = if status == 503 { self.overloaded() } else { Reply::new(status) };
-        self.answer(now, id, &delivery.request, reply);
-    }
-
-    /// Carries out what the response context decided, until it has nothing more to say.
-    fn pump(&mut self, now: Now, id: u64) {
-        loop {
-            let Some(delivery) = self.delivery(id) else { return };
-            let Some(output) = delivery.fork.poll_output() else { break };
-            match output {
-                ForkOutput::Forward { msg, challenges, .. } => self.send_up(now, id, &msg, &challenges),
-                ForkOutput::Respond { status } => self.respond_up(now, id, status),
-                ForkOutput::CancelBranch { branch, reason } => self.cancel_branch(now, id, branch, reason),
-                ForkOutput::NextGroup => self.next_group(now, id),
-                ForkOutput::Finished => self.release_home(id),
-            }
-        }
-        let Some(delivery) = self.delivery(id) else { return };
-        let wanted = delivery.fork.poll_timeout();
-        if wanted != delivery.fork_deadline {
-            delivery.fork_deadline = wanted;
-            self.deadlines.update(Timer::Fork { context: id }, wanted);
-        }
-        self.forget_if_over(id);
-    }
-
-    fn cancel_branch(&mut self, now: Now, id: u64, branch: BranchId, reason: &'static str) {
-        let Some(server) = self.contexts.get(&id).map(|context| context.server) else { return };
-        let Some(delivery) = self.delivery(id) else { return };
-        let Some(entry) = delivery.branch(branch) else { return };
-        match entry.state {
-            BranchState::Sent { client, .. } => {
-                self.deadlines.clear(&Timer::FlowPatience { context: id, branch: branch.0 });
-                // S-096: ours where we decided, the caller's where the caller did.
-                let caller = self.transactions.cancel_reason(server).map(str::to_owned);
-                let reason = if reason.is_empty() { caller.as_deref() } else { Some(reason) };
-                self.transactions.cancel(now.mono, client, reason);
-            }
-            BranchState::Awaiting => {
-                entry.state = BranchState::Ended;
-                self.leave_home(id);
-            }
-            BranchState::Ended => {}
-        }
-    }
-
-    /// Tells the shard that nobody here waits any more, so that an unsent push is withdrawn (P-069).
-    fn release_home(&mut self, id: u64) {
-        let Some(delivery) = self.delivery(id) else { return };
-        let still_asked = delivery.resolving || delivery.is_awaiting_any();
-        delivery
-            .branches
-            .iter_mut()
-            .filter(|b| matches!(b.state, BranchState::Awaiting))
-            .for_each(|b| b.state = BranchState::Ended);
-        if still_asked {
-            self.leave_home(id);
-        }
-    }
-
-    fn leave_home(&mut self, id: u64) {
-        let waiter = WorkerRef { worker: self.worker, context: id };
-        let Some(delivery) = self.delivery(id) else { return };
-        let Where::Home(aor) = &delivery.plan.destination else { return };
-        let aor = aor.clone();
-        if self.shared.homes.ask(&aor, ShardInput::Leave { aor: aor.clone(), waiter }).is_err() {
-            // Only a shard that is being restarted refuses a fact; its waiters are gone with it.
-            tracing::debug!(aor = %aor.redacted(), "a shard under restart needs no leave");
-        }
-    }
-
-    /// Passes a response to whoever asked.
-    fn send_up(&mut self, now: Now, id: u64, message: &Message, challenges: &[(HeaderId, String)]) {
-        let status = message.status().unwrap_or(500);
-        let Some(context) = self.contexts.get(&id) else { return };
-        let (server, method) = (context.server, context.method);
-        let Some(bytes) = super::forward::build_response(message, challenges) else { return };
-        self.note_answer(id, status);
-        self.count(method, status);
-        self.transactions.respond(now.mono, server, status, bytes);
-    }
-
-    /// Gives an answer of our own to whoever asked.
-    fn respond_up(&mut self, now: Now, id: u64, status: u16) {
-        let Some(context) = self.contexts.get(&id) else { return };
-        let Work::Deliver(delivery) = &context.work else { return };
-        let (server, origin, request) = (context.server, context.origin, delivery.request.clone());
-        self.note_answer(id, status);
-        self.reply(now, server, &request, &origin, Reply::new(status));
-    }
-
-    fn note_answer(&mut self, id: u64, status: u16) {
-        if status >= 200
-            && let Some(delivery) = self.delivery(id)
-        {
-            delivery.answered = true;
-        }
-    }
-
-    fn user_exists(&self, id: u64) -> bool {
+    pub(super) fn user_exists(&self, id: u64) -> bool {
         let Some(context) = self.contexts.get(&id) else { return false };
         let Work::Deliver(delivery) = &context.work else { return false };
         let Where::Home(aor) = &delivery.plan.destination else { return false };
         self.shared.users.as_ref().is_some_and(|users| users.exists(user_of(aor)))
     }
 
-    fn delivery(&mut self, id: u64) -> Option<&mut Delivery> {
+    pub(super) fn delivery(&mut self, id: u64) -> Option<&mut Delivery> {
         match &mut self.contexts.get_mut(&id)?.work {
             Work::Deliver(delivery) => Some(delivery),
             _ => None,

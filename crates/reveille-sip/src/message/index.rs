@@ -1,10 +1,10 @@
 //! The index: one pass over start line and headers.
 
 use bytes::{Bytes, BytesMut};
-use memchr::{memchr, memchr_iter, memchr2, memmem};
+use memchr::{memchr, memchr_iter, memmem};
 use smallvec::SmallVec;
 
-use crate::{header::HeaderId, limits::Limits, method::Method};
+use crate::{header::HeaderId, limits::Limits, method::Method, split};
 
 /// Octets from `start` to `end`. Messages are at most 64 KiB and a little, so four bytes each are plenty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,77 +64,16 @@ const BAD_START: ParseError = ParseError::new(400, "Bad Start Line");
 pub(super) const BAD_HEADERS: ParseError = ParseError::new(400, "Bad Headers");
 
 /// What a scan came to.
-#[allow(clippy::large_enum_variant)] // it is taken apart at once; a box would cost an allocation for each message
 pub(crate) enum Scan {
-    /// The index, and the message's length, which may be less than what was given.
-    Done(Index, usize),
+    /// The message's length, which may be less than what was given.
+    Done(usize),
     /// There are folded lines: to be joined first.
     Folded,
 }
 
 impl Index {
-    /// Scans a message.
-    pub(crate) fn scan(bytes: &[u8], limits: &Limits) -> Result<Scan, ParseError> {
-        if bytes.len() > limits.message {
-            return Err(ParseError::new(513, "Message Too Large"));
-        }
-        let window = bytes.get(..bytes.len().min(limits.header_section + limits.start_line)).unwrap_or(bytes);
-        let mut newlines = memchr_iter(b'\n', window);
-        let first = newlines.next().ok_or(BAD_START)?;
-        if first > limits.start_line {
-            return Err(ParseError::new(414, "Request-URI Too Long"));
-        }
-        let line = window.get(..first).and_then(|l| l.strip_suffix(b"\r")).ok_or(BAD_START)?;
-        let mut index = Self::start_line(line, limits)?;
-        index.headers = first + 1;
-        let (mut start, mut vias, mut routes) = (first + 1, 0, 0);
-        for newline in newlines {
-            let line = window.get(start..newline).and_then(|l| l.strip_suffix(b"\r")).ok_or(BAD_HEADERS)?;
-            if line.is_empty() {
-                index.body = newline + 1;
-                break;
-            }
-            if matches!(window.get(newline + 1), Some(b' ' | b'\t')) {
-                return Ok(Scan::Folded);
-            }
-            if line.len() > limits.header_line {
-                return Err(ParseError::new(400, "Header Too Large"));
-            }
-            let line = read_line(line, start).ok_or(BAD_HEADERS)?;
-            match line.id {
-                HeaderId::Via => vias += values_at_most(window, line.value),
-                HeaderId::Route => routes += values_at_most(window, line.value),
-                _ => {}
-            }
-            index.lines.push(line);
-            start = newline + 1;
-        }
-        if index.body == 0 {
-            return Err(ParseError::new(400, "Unterminated Headers"));
-        }
-        let section = window.get(index.headers..start).ok_or(BAD_HEADERS)?;
-        if section.len() > limits.header_section {
-            return Err(ParseError::new(400, "Headers Too Large"));
-        }
-        // As many CR as lines, which each end in one: no bare ones. NUL only where the grammar has it (S-030).
-        if memchr_iter(b'\r', section).count() != index.lines.len() || !nul_is_escaped(section) {
-            return Err(BAD_HEADERS);
-        }
-        if index.lines.len() > limits.headers || vias > limits.vias || routes > limits.routes {
-            return Err(ParseError::new(400, "Too Many Headers"));
-        }
-        let length = index.whole_length(bytes)?;
-        if length - index.body > limits.body {
-            return Err(ParseError::new(513, "Message Too Large"));
-        }
-        Ok(Scan::Done(index, length))
-    }
-
-    fn start_line(line: &[u8], limits: &Limits) -> Result<Self, ParseError> {
-        if memchr2(b'\r', 0, line).is_some() {
-            return Err(BAD_START); // S-030
-        }
-        let mut index = Self {
+    pub(super) fn new() -> Self {
+        Self {
             status: 0,
             method: Method::Extension,
             first: Range::default(),
@@ -143,44 +82,93 @@ impl Index {
             headers: 0,
             body: 0,
             lines: SmallVec::new(),
-        };
+        }
+    }
+
+    /// Scans a message into an index that is new.
+    pub(super) fn scan(&mut self, bytes: &[u8], limits: &Limits) -> Result<Scan, ParseError> {
+        if bytes.len() > limits.message.min(u32::MAX as usize) {
+            return Err(ParseError::new(513, "Message Too Large"));
+        }
+        let window = bytes.get(..bytes.len().min(limits.header_section + limits.start_line)).unwrap_or(bytes);
+        let too_long = memchr(b'\n', window.get(..limits.start_line + 2).unwrap_or(window)).is_none();
+        if too_long && window.len() > limits.start_line {
+            return Err(ParseError::new(414, "Request-URI Too Long"));
+        }
+        let first = line_end(window, 0).ok_or(BAD_START)?;
+        self.start_line(window.get(..first).ok_or(BAD_START)?, limits)?;
+        self.headers = first + 2;
+        let (mut start, mut vias, mut routes) = (first + 2, 0, 0);
+        loop {
+            let end = line_end(window, start).ok_or(BAD_HEADERS)?;
+            if end == start {
+                break;
+            }
+            if matches!(window.get(end + 2), Some(b' ' | b'\t')) {
+                return Ok(Scan::Folded);
+            }
+            if end - start > limits.header_line {
+                return Err(ParseError::new(400, "Header Too Large"));
+            }
+            let line = read_line(window.get(start..end).ok_or(BAD_HEADERS)?, start).ok_or(BAD_HEADERS)?;
+            match line.id {
+                HeaderId::Via => vias += count_values(window, line.value),
+                HeaderId::Route => routes += count_values(window, line.value),
+                _ => {}
+            }
+            self.lines.push(line);
+            start = end + 2;
+        }
+        self.body = start + 2;
+        if start - self.headers > limits.header_section {
+            return Err(ParseError::new(400, "Headers Too Large"));
+        }
+        if self.lines.len() > limits.headers || vias > limits.vias || routes > limits.routes {
+            return Err(ParseError::new(400, "Too Many Headers"));
+        }
+        let length = self.whole_length(bytes)?;
+        if length - self.body > limits.body {
+            return Err(ParseError::new(513, "Message Too Large"));
+        }
+        Ok(Scan::Done(length))
+    }
+
+    fn start_line(&mut self, line: &[u8], limits: &Limits) -> Result<(), ParseError> {
         let first = memchr(b' ', line).ok_or(BAD_START)?;
-        index.first = range(0, first);
+        self.first = range(0, first);
         if line.len() > 4 && line.get(..4).is_some_and(|v| v.eq_ignore_ascii_case(b"SIP/")) {
             let code = line.get(first + 1..first + 4).ok_or(BAD_START)?;
             if !code.iter().all(u8::is_ascii_digit) || line.get(first + 4).is_some_and(|b| *b != b' ') {
                 return Err(BAD_START); // S-012: bigcode
             }
-            index.status = code.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0'));
-            if !(100..=699).contains(&index.status) {
+            self.status = code.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0'));
+            if !(100..=699).contains(&self.status) || memchr(0, line).is_some() {
                 return Err(BAD_START);
             }
-            index.second = range(first + 1, first + 4);
-            index.third = range((first + 5).min(line.len()), line.len());
-            return Ok(index);
+            self.second = range(first + 1, first + 4);
+            self.third = range((first + 5).min(line.len()), line.len());
+            return Ok(());
         }
         let second = memchr(b' ', line.get(first + 1..).ok_or(BAD_START)?).ok_or(BAD_START)? + first + 1;
         let method = line.get(..first).ok_or(BAD_START)?;
         let version = line.get(second + 1..).ok_or(BAD_START)?;
         // Exactly two spaces (lwsstart, trws, lwsruri): where a request begins and ends must be one reading for all.
-        if method.is_empty()
-            || !method.iter().copied().all(is_token)
-            || second == first + 1
-            || memchr(b' ', version).is_some()
-            || version.is_empty()
-        {
+        if method.is_empty() || second == first + 1 || memchr(b' ', version).is_some() || version.is_empty() {
             return Err(BAD_START);
         }
-        if std::str::from_utf8(line).is_err() {
+        if memchr(0, line).is_some() || !(line.is_ascii() || std::str::from_utf8(line).is_ok()) {
             return Err(BAD_START);
         }
         if second - first - 1 > limits.uri {
             return Err(ParseError::new(414, "Request-URI Too Long"));
         }
-        index.method = std::str::from_utf8(method).map_or(Method::Extension, Method::from_token);
-        index.second = range(first + 1, second);
-        index.third = range(second + 1, line.len());
-        Ok(index)
+        self.method = std::str::from_utf8(method).map_or(Method::Extension, Method::from_token);
+        if self.method == Method::Extension && !method.iter().copied().all(is_token) {
+            return Err(BAD_START);
+        }
+        self.second = range(first + 1, second);
+        self.third = range(second + 1, line.len());
+        Ok(())
     }
 
     /// How long the message says it is; an unusable Content-Length leaves the body to the datagram's end where that is safe.
@@ -206,49 +194,88 @@ impl Index {
     }
 }
 
+/// Where the line that begins at `start` ends with CR LF. A bare CR or LF and a NUL outside a quoted pair end the search:
+/// we and our neighbours must agree where headers end (S-030).
+fn line_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    loop {
+        at = next_control(bytes, at)?;
+        match bytes.get(at)? {
+            b'\r' => return (bytes.get(at + 1) == Some(&b'\n')).then_some(at),
+            b'\n' => return None,
+            0 if !ends_in_quoted_pair(bytes.get(start..=at)?) => return None,
+            _ => at += 1,
+        }
+    }
+}
+
+/// Where the first octet below 0x20 stands, eight looked at at once.
+fn next_control(bytes: &[u8], mut at: usize) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 255;
+    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let word = u64::from_le_bytes(*word);
+        // The high bit of each octet that is below 0x20; a borrow can only reach octets above the first of them.
+        let below = word.wrapping_sub(ONES * 0x20) & !word & (ONES * 0x80);
+        if below != 0 {
+            return Some(at + below.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    bytes.get(at..)?.iter().position(|b| *b < 0x20).map(|found| at + found)
+}
+
+/// Whether the last octet is the second half of a quoted pair (RFC 3261 §25.1: intmeth).
+fn ends_in_quoted_pair(line: &[u8]) -> bool {
+    let (mut quoted, mut escaped, mut pair) = (false, false, false);
+    for byte in line {
+        pair = std::mem::take(&mut escaped);
+        match byte {
+            _ if pair => {}
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    pair
+}
+
 /// Reads one line that stands at `start` of the message.
 fn read_line(line: &[u8], start: usize) -> Option<Line> {
-    let name_end = line.iter().position(|b| !is_token(*b))?;
+    let colon = line.iter().position(|b| *b == b':')?;
     let blank = |b: &u8| matches!(b, b' ' | b'\t');
-    let after_name = line.get(name_end..)?;
-    let colon = name_end + after_name.iter().position(|b| !blank(b))?;
-    if name_end == 0 || line.get(colon) != Some(&b':') {
+    let mut name = line.get(..colon)?;
+    while let Some((b' ' | b'\t', shorter)) = name.split_last() {
+        name = shorter;
+    }
+    let id = HeaderId::from_name(name);
+    // A name that we know is made of the right characters.
+    if id == HeaderId::Other && (name.is_empty() || !name.iter().copied().all(is_token)) {
         return None;
     }
-    let value = line.get(colon + 1..)?;
-    let before = value.iter().take_while(|b| blank(b)).count();
-    let behind = value.get(before..)?.iter().rev().take_while(|b| blank(b)).count();
+    let (mut from, mut to) = (colon + 1, line.len());
+    while line.get(from).is_some_and(blank) {
+        from += 1;
+    }
+    while to > from && line.get(to - 1).is_some_and(blank) {
+        to -= 1;
+    }
     Some(Line {
-        id: HeaderId::from_name(line.get(..name_end)?),
-        name: range(start, start + name_end),
-        value: range(start + colon + 1 + before, start + line.len() - behind),
+        id,
+        name: range(start, start + name.len()),
+        value: range(start + from, start + to),
         whole: range(start, start + line.len() + 2),
     })
 }
 
-/// How many values a line has, if all its commas separate.
-fn values_at_most(bytes: &[u8], value: Range) -> usize {
-    1 + memchr_iter(b',', bytes.get(value.start as usize..value.end as usize).unwrap_or_default()).count()
-}
-
-/// Whether each NUL is the second half of a quoted pair (RFC 3261 §25.1: intmeth); it can stand nowhere else.
-fn nul_is_escaped(section: &[u8]) -> bool {
-    if memchr(0, section).is_none() {
-        return true;
+/// How many values a line has.
+fn count_values(bytes: &[u8], value: Range) -> usize {
+    let mut rest = bytes.get(value.start as usize..value.end as usize);
+    let mut count = 1;
+    while let Some(at) = rest.and_then(|text| split::find_in(text, b',')) {
+        rest = rest.and_then(|text| text.get(at + 1..));
+        count += 1;
     }
-    section.split(|b| *b == b'\n').all(|line| {
-        let (mut quoted, mut escaped) = (false, false);
-        line.iter().all(|byte| {
-            let sound = *byte != 0 || escaped;
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' if quoted => escaped = true,
-                b'"' => quoted = !quoted,
-                _ => {}
-            }
-            sound
-        })
-    })
+    count
 }
 
 /// Joins folded header lines (S-003). The start line knows no folding and is left alone.
@@ -295,6 +322,7 @@ static TOKEN: [bool; 256] = {
     table
 };
 
+/// The scan has refused what does not fit.
 fn range(start: usize, end: usize) -> Range {
-    Range { start: u32::try_from(start).unwrap_or(u32::MAX), end: u32::try_from(end).unwrap_or(u32::MAX) }
+    Range { start: start as u32, end: end as u32 }
 }

@@ -1,10 +1,14 @@
 //! Forwarding by splicing: lines that are not touched leave as they came, in one copy into one buffer.
 
-use std::{io::Write, net::IpAddr};
+mod write;
+
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+use self::write::{is_length_line, push_number, write_line_named, write_value};
+pub(crate) use self::write::{write_corrected_via, write_length, write_line};
 use crate::{header::HeaderId, message::Message, split};
 
 /// A set of changes to a message.
@@ -354,106 +358,6 @@ enum Verdict<'a> {
     Drop,
 }
 
-/// The first value of a Via line with `received` and `rport` as we know them; the other values as they were.
-pub(crate) fn write_corrected_via(out: &mut Vec<u8>, line: &[u8], received: Option<IpAddr>, rport: Option<u16>) {
-    let end = split::find_in(line, b',').unwrap_or(line.len());
-    let (first, rest) = line.split_at(end);
-    let first = first.trim_ascii_end();
-    // Copied in pieces, from one parameter that is left out to the next.
-    let (mut copied, mut at) = (0, 0);
-    while let Some(found) = first.get(at..).and_then(|rest| split::find_in(rest, b';')) {
-        let semicolon = at + found;
-        let param = first.get(semicolon + 1..).unwrap_or_default();
-        at = semicolon + 1;
-        let is = |name: &[u8]| {
-            let param = param.trim_ascii_start();
-            param.get(..name.len()).is_some_and(|p| p.eq_ignore_ascii_case(name))
-                && matches!(param.get(name.len()), None | Some(b'=' | b';' | b' ' | b'\t'))
-        };
-        let replaced = matches!(param.first(), Some(b'r' | b'R' | b' ' | b'\t'))
-            && ((received.is_some() && is(b"received")) || (rport.is_some() && is(b"rport")));
-        if replaced {
-            out.extend_from_slice(first.get(copied..semicolon).unwrap_or_default());
-            copied = split::find_in(param, b';').map_or(first.len(), |length| at + length);
-            at = copied;
-        }
-    }
-    out.extend_from_slice(first.get(copied..).unwrap_or_default());
-    if let Some(received) = received {
-        out.extend_from_slice(b";received=");
-        match received {
-            IpAddr::V4(address) => {
-                for (at, octet) in address.octets().into_iter().enumerate() {
-                    if at > 0 {
-                        out.push(b'.');
-                    }
-                    push_number(out, usize::from(octet));
-                }
-            }
-            IpAddr::V6(address) => {
-                let _ = write!(out, "{address}"); // no brackets (S-031)
-            }
-        }
-    }
-    if let Some(rport) = rport {
-        out.extend_from_slice(b";rport=");
-        push_number(out, usize::from(rport));
-    }
-    out.extend_from_slice(rest);
-}
-
-/// Whether a line is what [`write_length`] would write.
-fn is_length_line(line: &[u8], length: usize) -> bool {
-    let digits = line.strip_prefix(b"Content-Length: ").and_then(|l| l.strip_suffix(b"\r\n"));
-    digits.is_some_and(|d| crate::frame::digits(d) == Some(length) && (d.len() == 1 || d.first() != Some(&b'0')))
-}
-
-pub(crate) fn write_length(out: &mut Vec<u8>, length: usize) {
-    out.extend_from_slice(b"Content-Length: ");
-    push_number(out, length);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// A number in decimal; the formatting machinery is ten times dearer.
-fn push_number(out: &mut Vec<u8>, number: usize) {
-    let (mut digits, mut rest, mut start) = ([0; 20], number, 20);
-    for (at, digit) in digits.iter_mut().enumerate().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        start = at;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(start..).unwrap_or_default());
-}
-
 fn copy(out: &mut Vec<u8>, message: &Message, start: usize, end: u32) {
     out.extend_from_slice(message.bytes().get(start..end as usize).unwrap_or_default());
-}
-
-pub(crate) fn write_line(out: &mut Vec<u8>, name: &str, value: &str) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    write_value(out, value);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_line_named(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-fn write_value(out: &mut Vec<u8>, value: &str) {
-    let start = out.len();
-    out.extend_from_slice(value.as_bytes());
-    if memchr::memchr2(b'\r', b'\n', value.as_bytes()).is_some() {
-        for byte in out.get_mut(start..).unwrap_or_default() {
-            if matches!(byte, b'\r' | b'\n') {
-                *byte = b' ';
-            }
-        }
-    }
 }

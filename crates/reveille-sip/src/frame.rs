@@ -132,10 +132,9 @@ impl Framer {
     fn head_end(&mut self) -> Result<Option<usize>, FrameError> {
         let limit = self.limits.header_section + self.limits.start_line;
         let buffer: &[u8] = &self.buffer;
-        let (mut at, mut line, mut end) = (self.head.searched, self.head.line, None);
-        while let Some(newline) = next_newline(buffer, at) {
+        let (from, mut line, mut end) = (self.head.searched, self.head.line, None);
+        for newline in memchr_iter(b'\n', buffer.get(from..).unwrap_or_default()).map(|at| from + at) {
             let start = std::mem::replace(&mut line, newline + 1);
-            at = newline + 1;
             if start == 0 && newline > self.limits.start_line {
                 return Err(self.lost(414, "Request-URI Too Long", None));
             }
@@ -145,7 +144,9 @@ impl Framer {
                     break;
                 }
                 // `l:` and `Content-L…`; which of them it is, and whether it is folded, is seen when all is there.
-                Some([b'l' | b'L', ..] | [b'c' | b'C', _, _, _, _, _, _, _, b'l' | b'L', ..]) => self.head.lengths.push(start),
+                Some([b'l' | b'L', ..] | [b'c' | b'C', _, _, _, _, _, _, _, b'l' | b'L', ..]) => {
+                    self.head.lengths.push(start)
+                }
                 _ => {}
             }
         }
@@ -184,21 +185,6 @@ impl Framer {
         let head = head.and_then(|end| self.buffer.get(..end)).map(Bytes::copy_from_slice);
         FrameError { status, reason, head }
     }
-}
-
-/// Where the next LF stands, eight octets looked at at once: lines are short, and a call for each would cost more.
-fn next_newline(bytes: &[u8], mut at: usize) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 255;
-    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*word) ^ (ONES * b'\n' as u64);
-        // The high bit of each octet that is zero; a borrow can only reach octets above the first of them.
-        let zero = word.wrapping_sub(ONES) & !word & (ONES * 0x80);
-        if zero != 0 {
-            return Some(at + zero.trailing_zeros() as usize / 8);
-        }
-        at += 8;
-    }
-    bytes.get(at..)?.iter().position(|b| *b == b'\n').map(|found| at + found)
 }
 
 /// The line that `text` begins with and the folded ones that belong to it (S-003); white space between is left in.

@@ -59,6 +59,9 @@ impl Core {
         if method == Method::Options && for_us {
             return Ok(Decision::Reply(self.options()));
         }
+        if uri.scheme() == Scheme::Other && set.flow.is_none() && !set.others {
+            return Err(Reply::new(416)); // S-016: nothing but the Request-URI could say where to
+        }
         let is_register = method == Method::Register && set.flow.is_none() && !set.others;
         if request.max_forwards().ok().flatten() == Some(0) && !(is_register && host_is_ours) {
             return Err(Reply::new(483)); // S-061

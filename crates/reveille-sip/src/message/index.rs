@@ -1,7 +1,7 @@
 //! The index: one pass over start line and headers.
 
 use bytes::{Bytes, BytesMut};
-use memchr::{memchr, memchr_iter, memmem};
+use memchr::{memchr, memmem};
 use smallvec::SmallVec;
 
 use crate::{header::HeaderId, limits::Limits, method::Method, split};
@@ -209,19 +209,32 @@ fn line_end(bytes: &[u8], start: usize) -> Option<usize> {
     }
 }
 
-/// Where the first octet below 0x20 stands, eight looked at at once.
-fn next_control(bytes: &[u8], mut at: usize) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 255;
-    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*word);
-        // The high bit of each octet that is below 0x20; a borrow can only reach octets above the first of them.
-        let below = word.wrapping_sub(ONES * 0x20) & !word & (ONES * 0x80);
-        if below != 0 {
-            return Some(at + below.trailing_zeros() as usize / 8);
+const ONES: u64 = u64::MAX / 255;
+const HIGH_BITS: u64 = ONES * 0x80;
+
+/// Where the first octet below 0x20 stands.
+fn next_control(bytes: &[u8], at: usize) -> Option<usize> {
+    let below = |word: u64| word.wrapping_sub(ONES * 0x20) & !word & HIGH_BITS;
+    first_marked(bytes.get(at..)?, below, |b| b < 0x20).map(|found| at + found)
+}
+
+fn first_colon(line: &[u8]) -> Option<usize> {
+    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGH_BITS;
+    first_marked(line, |word| zero(word ^ (ONES * b':' as u64)), |b| b == b':')
+}
+
+/// Finds an octet, eight looked at at once: what is looked for comes so soon that a call of memchr for each would cost more.
+/// `mark` sets the high bit of each octet that is meant; a borrow may set wrong ones, but only behind the first.
+#[inline]
+fn first_marked(bytes: &[u8], mark: impl Fn(u64) -> u64, is_meant: impl Fn(u8) -> bool) -> Option<usize> {
+    let (words, tail) = bytes.as_chunks::<8>();
+    for (number, word) in words.iter().enumerate() {
+        let marks = mark(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return Some(number * 8 + marks.trailing_zeros() as usize / 8);
         }
-        at += 8;
     }
-    bytes.get(at..)?.iter().position(|b| *b < 0x20).map(|found| at + found)
+    tail.iter().position(|b| is_meant(*b)).map(|found| words.len() * 8 + found)
 }
 
 /// Whether the last octet is the second half of a quoted pair (RFC 3261 §25.1: intmeth).
@@ -241,7 +254,7 @@ fn ends_in_quoted_pair(line: &[u8]) -> bool {
 
 /// Reads one line that stands at `start` of the message.
 fn read_line(line: &[u8], start: usize) -> Option<Line> {
-    let colon = line.iter().position(|b| *b == b':')?;
+    let colon = first_colon(line)?;
     let blank = |b: &u8| matches!(b, b' ' | b'\t');
     let mut name = line.get(..colon)?;
     while let Some((b' ' | b'\t', shorter)) = name.split_last() {

@@ -5,7 +5,7 @@ use reveille_testkit::pns::Provider;
 use tokio::time::{Instant, timeout};
 
 use super::stage::{
-    AT_ONCE, BOB, SOON, Stage, answer, call, copies, each_provider, hang_up, push, registered,
+    device, AT_ONCE, BOB, SOON, Stage, answer, call, copies, each_provider, hang_up, push, registered,
 };
 
 /// P-054: a phone that was heard a moment ago is not pushed.
@@ -88,7 +88,7 @@ each_provider!(closed_flow_is_pushed, LabOptions::default());
 
 /// P-084, P-045: the phone moved to another connection by itself: calls go there, and nowhere else.
 async fn moved_phone_is_found(stage: &mut Stage, provider: Provider) {
-    let builder = stage.phone("bob", provider).instance(uuid::Uuid::from_u128(3)).reg_id(1);
+    let builder = device(stage.phone("bob", provider), 3).reg_id(1);
     let mut phone = registered(builder).await;
     let dead = phone.drop_silently().await;
     stage.refresh(&mut phone).await;

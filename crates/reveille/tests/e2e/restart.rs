@@ -22,7 +22,7 @@ async fn registered_before_the_restart(stage: &mut Stage, provider: Provider) {
 }
 each_provider!(registered_before_the_restart, LabOptions::default());
 
-/// P-128: a connection of the former life is no connection: a phone that was connected when the node went is pushed.
+/// P-086: a connection of the former life is no connection: a phone that was connected when the node went is pushed.
 async fn connected_at_the_restart(stage: &mut Stage, provider: Provider) {
     let mut phone = stage.awake("bob", provider).await;
     stage.restart().await;

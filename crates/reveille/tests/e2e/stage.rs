@@ -44,9 +44,8 @@ pub(crate) async fn play(options: LabOptions, scenario: impl AsyncFnOnce(&mut St
 macro_rules! each_provider {
     ($(#[$doc:meta])* $name:ident, $options:expr) => {
         mod $name {
-            use reveille_testkit::pns::Provider;
-
             use super::super::stage::play;
+            use super::*;
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn apns() {
@@ -89,9 +88,14 @@ impl Stage {
         address(self.node(), transport).expect("the lab's node listens on every transport")
     }
 
+    /// The node, for a test that ends it itself.
+    pub(crate) fn take_node(&mut self) -> Node {
+        self.node.take().expect("the node runs")
+    }
+
     /// Ends the node in order and starts another one on what it stored.
     pub(crate) async fn restart(&mut self) {
-        let node = self.node.take().expect("the node runs");
+        let node = self.take_node();
         timeout(SOON, node.stop()).await.expect("the node stops");
         self.node = Some(self.lab.start_node().await.expect("the node starts again"));
     }
@@ -154,6 +158,11 @@ impl Stage {
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         get(self.node().admin_addr(), path).await
     }
+}
+
+/// The phone as this numbered device of its user: with an instance-id of its own.
+pub(crate) fn device(builder: PhoneBuilder, number: u32) -> PhoneBuilder {
+    builder.instance(format!("{number:032x}").parse().expect("a UUID"))
 }
 
 /// Connects and registers.

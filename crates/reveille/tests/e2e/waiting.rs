@@ -1,9 +1,10 @@
 //! What releases a request that waits for its phone, and what does not.
 
 use reveille::lab::LabOptions;
+use reveille_registrar::Transport;
 use reveille_testkit::pns::Provider;
 
-use super::stage::{BOB, SOON, Stage, answer, call, copies, each_provider, ended, hang_up, registered, settle};
+use super::stage::{device, BOB, SOON, Stage, answer, call, copies, each_provider, ended, hang_up, push, registered, settle, unavailable_at_once};
 
 /// P-060, P-064, P-048: a REGISTER without credentials is answered 401 and releases nothing; the one with credentials does.
 async fn challenge_does_not_release(stage: &mut Stage, provider: Provider) {
@@ -32,13 +33,13 @@ async fn stranger_with_the_token_gets_nothing(stage: &mut Stage, provider: Provi
     let caller = stage.caller().await;
     let mut call = call(&caller, BOB).await;
     phone.wait_wake(SOON).await.expect("a push arrives");
-    let push = phone.push().cloned().unwrap();
+    let token = phone.push().cloned().unwrap();
     let builders = [
-        (stage.plain("bob", reveille_registrar::Transport::Tls).password("guess"), 401),
-        (stage.plain("carol", reveille_registrar::Transport::Tls), 200),
+        (stage.plain("bob", Transport::Tls).password("guess"), 401),
+        (stage.plain("carol", Transport::Tls), 200),
     ];
     for (builder, status) in builders {
-        let mut stranger = builder.push(push.clone()).build();
+        let mut stranger = builder.push(token.clone()).build();
         stranger.connect().await.unwrap();
         assert_eq!(stranger.register(3600).await.unwrap().code(), status);
         settle(&caller, call.call_id(), &stranger).await;
@@ -59,7 +60,7 @@ async fn other_device_does_not_release(stage: &mut Stage, provider: Provider) {
         Provider::Fcm => Provider::WebPush,
         Provider::WebPush => Provider::Apns,
     };
-    let with_instance = |provider, number| stage.phone("bob", provider).instance(uuid::Uuid::from_u128(number));
+    let with_instance = |provider, number| device(stage.phone("bob", provider), number);
     let (mut phone, mut other) =
         (registered(with_instance(provider, 1)).await, registered(with_instance(other_provider, 2)).await);
     phone.sleep().await;
@@ -92,7 +93,7 @@ each_provider!(other_device_does_not_release, LabOptions::default());
 /// P-059, P-053: the other phone is awake and has no push at all; it rings at once, and its refresh releases nothing.
 async fn awake_device_does_not_release(stage: &mut Stage, provider: Provider) {
     let mut phone = stage.asleep("bob", provider).await;
-    let desk = stage.plain("bob", reveille_registrar::Transport::Tls).instance(uuid::Uuid::from_u128(7));
+    let desk = device(stage.plain("bob", Transport::Tls), 7);
     let mut desk = registered(desk).await;
     let caller = stage.caller().await;
     let mut call = call(&caller, BOB).await;
@@ -114,7 +115,7 @@ each_provider!(awake_device_does_not_release, LabOptions::default());
 /// P-070, S-081: one phone is busy and the other never comes: the caller hears the better answer, once the wait is over.
 async fn expired_branch_is_a_480(stage: &mut Stage, provider: Provider) {
     let mut phone = stage.asleep("bob", provider).await;
-    let desk = stage.plain("bob", reveille_registrar::Transport::Tls).instance(uuid::Uuid::from_u128(7));
+    let desk = device(stage.plain("bob", Transport::Tls), 7);
     let mut desk = registered(desk).await;
     let caller = stage.caller().await;
     let mut call = call(&caller, BOB).await;
@@ -126,12 +127,12 @@ async fn expired_branch_is_a_480(stage: &mut Stage, provider: Provider) {
     settle(&caller, call.call_id(), &phone).await;
     assert_eq!(phone.invites().len(), 0);
 }
-each_provider!(expired_branch_is_a_480, super::super::stage::push("call_wait = \"1s\""));
+each_provider!(expired_branch_is_a_480, push("call_wait = \"1s\""));
 
 /// P-070, P-069: answered on the phone that is awake: the one that wakes later gets nothing.
 async fn answered_elsewhere_while_waiting(stage: &mut Stage, provider: Provider) {
     let mut phone = stage.asleep("bob", provider).await;
-    let desk = stage.plain("bob", reveille_registrar::Transport::Tls).instance(uuid::Uuid::from_u128(7));
+    let desk = device(stage.plain("bob", Transport::Tls), 7);
     let mut desk = registered(desk).await;
     let caller = stage.caller().await;
     let mut call = call(&caller, BOB).await;
@@ -151,7 +152,7 @@ async fn late_device_rings(stage: &mut Stage, provider: Provider) {
     let caller = stage.caller().await;
     let mut call = call(&caller, BOB).await;
     phone.wait_wake(SOON).await.expect("a push arrives");
-    let desk = stage.plain("bob", reveille_registrar::Transport::Tls).instance(uuid::Uuid::from_u128(7));
+    let desk = device(stage.plain("bob", Transport::Tls), 7);
     let mut desk = registered(desk).await;
     let mut at_desk = desk.expect_invite(SOON).await.expect("a late fork");
     answer(&mut call, &mut at_desk).await;
@@ -189,7 +190,7 @@ async fn removal_ends_the_wait(stage: &mut Stage, provider: Provider) {
     phone.connect().await.unwrap();
     assert_eq!(phone.unregister().await.unwrap().code(), 200);
     assert_eq!(ended(&mut call).await, 480);
-    super::stage::unavailable_at_once(&caller, BOB).await;
+    unavailable_at_once(&caller, BOB).await;
     assert_eq!((phone.invites().len(), stage.pushes(&phone)), (0, 1));
 }
 each_provider!(removal_ends_the_wait, LabOptions::default());

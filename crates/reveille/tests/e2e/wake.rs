@@ -5,7 +5,7 @@ use reveille_testkit::pns::{DeviceKind, Provider, Service, Verdict};
 use reveille_testkit::ua::{Ending, SleepyConfig, SleepyPhone, Step};
 
 use super::stage::{
-    BOB, SOON, Stage, answer, call, copies, each_provider, ended, hang_up, play, prid, registered, unavailable_at_once,
+    device, BOB, SOON, Stage, answer, call, copies, each_provider, ended, hang_up, play, prid, registered, unavailable_at_once,
 };
 
 /// P-052, P-058, P-061, P-062, S-043: one push, the INVITE once, and a whole call; each side hangs up once.
@@ -105,16 +105,16 @@ each_provider!(wakes_by_itself, LabOptions::default());
 
 /// P-007, P-045, P-085: the token changes while a call waits; the phone is the same and gets it.
 async fn token_changes_while_a_call_waits(stage: &mut Stage, provider: Provider) {
-    let device = stage.lab.pns.register_device(provider);
+    let mut new = stage.lab.pns.register_device(provider);
     let old = stage.lab.pns.register_device(provider);
     let old_prid = old.prid.clone();
     let plain = stage.lab.plain_phone("bob", stage.tls()).unwrap();
-    let mut phone = registered(plain.instance(INSTANCE).reg_id(1).device(old)).await;
+    let mut phone = registered(device(plain, 1).reg_id(1).device(old)).await;
     phone.sleep().await;
     let caller = stage.caller().await;
     let mut call = call(&caller, BOB).await;
     phone.wait_wake(SOON).await.expect("the old token is pushed");
-    phone.set_push(Some(reveille_testkit::ua::PushParams::of(&device)));
+    phone.set_push(Some(reveille_testkit::ua::PushParams::of(&new)));
     stage.refresh(&mut phone).await;
     let mut incoming = phone.expect_invite(SOON).await.expect("the phone is the same");
     answer(&mut call, &mut incoming).await;
@@ -122,8 +122,7 @@ async fn token_changes_while_a_call_waits(stage: &mut Stage, provider: Provider)
     phone.sleep().await;
     // P-044: the new token replaced the old one, and nothing rings twice.
     let mut again = caller.invite(BOB).unwrap();
-    let mut device = device;
-    tokio::time::timeout(SOON, device.wakes.recv()).await.expect("the new token is pushed");
+    tokio::time::timeout(SOON, new.wakes.recv()).await.expect("the new token is pushed");
     stage.refresh(&mut phone).await;
     let mut incoming = phone.expect_invite(SOON).await.unwrap();
     answer(&mut again, &mut incoming).await;
@@ -131,8 +130,6 @@ async fn token_changes_while_a_call_waits(stage: &mut Stage, provider: Provider)
     assert_eq!(stage.lab.pns.pushed(&old_prid), 1);
 }
 each_provider!(token_changes_while_a_call_waits, LabOptions::default());
-
-const INSTANCE: uuid::Uuid = uuid::Uuid::from_u128(0x6f1c_0f6e_3c8b_4b8e_9a53_4f0c_8f1d_2a77);
 
 /// P-149, P-150: connections to the push service that broke in the meantime cost no call.
 async fn push_connections_lost(stage: &mut Stage, provider: Provider) {

@@ -39,6 +39,12 @@ fn each_refusal_has_its_code() {
         ("S-228 open relay", "sip:alice@example.com SIP", "sip:alice@elsewhere.test SIP", 403),
         ("S-229 third-party Route", "Max-Forwards: 70", "Max-Forwards: 70\nRoute: <sip:elsewhere.test;lr>", 403),
         ("S-128 forged token", "Max-Forwards: 70", "Max-Forwards: 70\nRoute: <sip:forged@edge.test:5061;lr>", 403),
+        (
+            "S-016 unknown scheme behind a Route of ours",
+            "INVITE sip:alice@example.com SIP/2.0\n",
+            "INVITE soap.beep://192.0.2.103:3002 SIP/2.0\nRoute: <sip:edge.test:5061;lr>\n",
+            416,
+        ),
         ("S-093 INVITE to us", "sip:alice@example.com SIP", "sip:edge.test:5061 SIP", 405),
     ];
     for (what, from, to, status) in cases {

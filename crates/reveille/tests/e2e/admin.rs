@@ -1,0 +1,77 @@
+//! The operator's port during ordinary traffic.
+
+use std::time::Duration;
+
+use reveille::lab::{DOMAIN, LabOptions};
+use reveille_registrar::Transport;
+use reveille_testkit::pns::Provider;
+
+use super::stage::{BOB, SOON, answer, call, hang_up, play, registered};
+
+/// Issue items 8 and 10: probes answer, and what happened is counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_and_health() {
+    play(LabOptions::default(), async |stage| {
+        let mut phone = stage.asleep("bob", Provider::WebPush).await;
+        let caller = stage.caller().await;
+        let mut call = call(&caller, BOB).await;
+        stage.wake(&mut phone).await;
+        let mut incoming = phone.expect_invite(SOON).await.unwrap();
+        answer(&mut call, &mut incoming).await;
+        hang_up(&mut call, &mut incoming).await;
+
+        assert_eq!(stage.get("/health/live").await.0, 200);
+        assert_eq!(stage.get("/health/ready").await.0, 200);
+        assert_eq!(stage.get("/no-such-thing").await.0, 404);
+        let (status, metrics) = stage.get("/metrics").await;
+        assert_eq!(status, 200);
+        let value = |name: &str, labels: &[&str]| -> f64 {
+            metrics
+                .lines()
+                .filter(|line| line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|l| line.contains(l)))
+                .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+                .sum()
+        };
+        assert!((value("reveille_registrar_bindings", &[]) - 1.0).abs() < f64::EPSILON, "{metrics}");
+        assert!(value("reveille_sip_requests_total", &["method=\"INVITE\"", "tls"]) >= 1.0, "{metrics}");
+        assert!(value("reveille_push_requests_total", &["webpush"]) >= 1.0, "{metrics}");
+        assert!(value("reveille_wakeup_duration_seconds_count", &[]) >= 1.0, "{metrics}");
+        assert!(value("reveille_ready", &[]) >= 1.0, "{metrics}");
+        assert!(metrics.contains("reveille_build_info"));
+    })
+    .await;
+}
+
+/// S-139, S-092: a node that drains is not ready, sends new business elsewhere, and lets the call it has come to its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drain() {
+    play(LabOptions::default(), async |stage| {
+        let mut bob = registered(stage.plain("bob", Transport::Udp)).await;
+        let mut caller = stage.plain("caller", Transport::Udp).build();
+        caller.connect().await.unwrap();
+        let mut call = call(&caller, BOB).await;
+        let mut incoming = bob.expect_invite(SOON).await.unwrap();
+        answer(&mut call, &mut incoming).await;
+        let (admin, node) = (stage.node().admin_addr(), stage.take_node());
+        let mut draining = tokio::spawn(node.drain());
+        let domain = format!("sip:{DOMAIN}");
+        let refused = async {
+            // The drain begins when its task does: until then the probe is welcome.
+            loop {
+                let probe = caller.exchange_once(caller.request("OPTIONS", &domain, &domain)).await.unwrap();
+                if probe.code() == 503 {
+                    return probe;
+                }
+                assert_eq!(probe.code(), 200);
+            }
+        };
+        let probe = tokio::select! {
+            probe = refused => probe,
+            _ = &mut draining => panic!("the drain was over before a probe saw it"),
+        };
+        assert!(probe.header("Retry-After").is_some());
+        let _ = admin;
+        tokio::time::timeout(Duration::from_secs(20), draining).await.expect("the drain ends").unwrap();
+    })
+    .await;
+}

@@ -1,6 +1,7 @@
 //! The shell around [`Core`]: one task per worker, fed through a bounded queue by the edge and an unbounded one by homes.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -116,6 +117,7 @@ impl WorkerSeats {
 async fn run(mut core: Core, mut inbox: mpsc::Receiver<Inbound>, mut news: mpsc::UnboundedReceiver<Fact>) {
     let mut messages = Vec::with_capacity(TURN);
     let mut facts = Vec::with_capacity(TURN);
+    let mut closed = Closed::default();
     loop {
         let due = core.poll_timeout();
         tokio::select! {
@@ -128,15 +130,40 @@ async fn run(mut core: Core, mut inbox: mpsc::Receiver<Inbound>, mut news: mpsc:
         for fact in facts.drain(..) {
             match fact {
                 Fact::Home(context, event) => core.home_answer(now, context, event),
-                Fact::FlowClosed(flow) => core.flow_closed(now, &flow),
+                Fact::FlowClosed(flow) => closed.add(flow, inbox.len()),
             }
         }
         for inbound in messages.drain(..) {
             core.message(now, inbound);
+            closed.handled += 1;
+        }
+        while let Some(flow) = closed.take() {
+            core.flow_closed(now, &flow);
         }
         if core.poll_timeout().is_some_and(|at| at <= now.mono) {
             core.handle_timeout(now);
         }
+    }
+}
+
+/// Flows that are closed, each held back until what was queued before has been handled. Facts overtake messages, and the last
+/// thing a phone says before it goes to sleep is often the answer that a transaction waits for.
+#[derive(Default)]
+struct Closed {
+    /// Messages handled so far.
+    handled: u64,
+    /// With the number of messages that must have been handled.
+    flows: VecDeque<(u64, FlowRef)>,
+}
+
+impl Closed {
+    fn add(&mut self, flow: FlowRef, queued: usize) {
+        self.flows.push_back((self.handled + queued as u64, flow));
+    }
+
+    fn take(&mut self) -> Option<FlowRef> {
+        self.flows.front().filter(|(due, _)| *due <= self.handled)?;
+        self.flows.pop_front().map(|(_, flow)| flow)
     }
 }
 
@@ -152,4 +179,26 @@ fn read_clock() -> Now {
     #[allow(clippy::disallowed_methods)] // the shell is where wall time enters
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     Now { mono: tokio::time::Instant::now().into_std(), unix }
+}
+
+#[cfg(test)]
+mod tests {
+    use reveille_registrar::flow::{NodeTag, Transport};
+
+    use super::*;
+
+    // S-056: a transport error is no excuse to lose an answer that had arrived before it.
+    #[test]
+    fn s056_a_closed_flow_waits_for_what_came_over_it() {
+        let flow = |connection| FlowRef::Stream { node: NodeTag(0), epoch: 1, connection, transport: Transport::Tls };
+        let mut closed = Closed::default();
+        closed.add(flow(1), 2);
+        closed.handled += 1;
+        closed.add(flow(2), 1);
+        assert_eq!(closed.take(), None);
+        closed.handled += 1;
+        assert_eq!((closed.take(), closed.take(), closed.take()), (Some(flow(1)), Some(flow(2)), None));
+        closed.add(flow(3), 0);
+        assert_eq!(closed.take(), Some(flow(3)));
+    }
 }

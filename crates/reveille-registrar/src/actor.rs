@@ -154,6 +154,13 @@ impl Actor for ShardActor {
         running.flush(now);
         Ok(())
     }
+
+    async fn post_stop(&self, _: ActorRef<Self::Msg>, running: &mut Running) -> Result<(), ActorProcessingErr> {
+        let now = running.node.epoch.now();
+        running.shard.give_up(now);
+        running.flush(now);
+        Ok(())
+    }
 }
 
 /// Records handed to a shard in one go while it is filled.

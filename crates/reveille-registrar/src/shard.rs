@@ -191,6 +191,19 @@ impl Shard {
         self.count();
     }
 
+    /// The shard is about to stop: whoever waits is told now, while there is still somebody to tell it (S-139).
+    pub fn give_up(&mut self, now: Now) {
+        self.now = Some(now);
+        let waited_for: Vec<Aor> = self.active.keys().cloned().collect();
+        for aor in waited_for {
+            if let Some(active) = self.active.get_mut(&aor) {
+                active.give_up();
+                self.settle(now, &aor);
+            }
+        }
+        self.count();
+    }
+
     /// The number of bindings, expired ones until they were visited.
     pub fn bindings(&self) -> u64 {
         self.table.bindings()

@@ -188,3 +188,15 @@ async fn records_that_cannot_be_read_are_no_start() {
     let flows = Arc::new(Gone::default());
     assert!(Registrar::spawn(config(), store, services, flows, Arc::new(Events(sender))).await.is_err());
 }
+
+/// S-139: a drain leaves nobody waiting for a verdict: when its patience ends, calls that still wait for a phone hear so.
+#[tokio::test(start_paused = true)]
+async fn s139_a_drain_tells_those_who_still_wait() {
+    let mut node = node(&Arc::default(), Fate::Answered(Outcome::Accepted)).await;
+    node.registers(1, 1).await;
+    node.calls(1);
+    node.event().await;
+    node.registrar.drain(Duration::from_secs(1)).await;
+    assert!(matches!(node.event().await, HomeEvent::WakeFailed { why: WakeFailure::Deadline, .. }));
+    assert_eq!(node.metrics.waiters.get(), 0);
+}

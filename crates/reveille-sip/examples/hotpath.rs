@@ -1,4 +1,4 @@
-//! The way of one forwarded REGISTER through this crate, N times: frame, index, splice.
+//! The way of one forwarded REGISTER through this crate, N times: frame, index, splice; or one stage of it alone.
 //!
 //! Made to be counted, not timed. The instructions of one message are the difference of two runs:
 //!
@@ -7,14 +7,19 @@
 //! valgrind --tool=callgrind target/release/examples/hotpath 1000
 //! valgrind --tool=callgrind target/release/examples/hotpath 2000
 //! ```
+//!
+//! A second argument names the stage: `frame`, `index`, `splice`, `splice-into` (a buffer that is kept), `validate` or
+//! `extract`; `all` is the default.
 
 use std::{hint::black_box, net::IpAddr};
 
+use bytes::{Bytes, BytesMut};
 use reveille_sip::{
     edit::Edit,
     frame::{Frame, Framer},
     limits::Limits,
-    message::Message,
+    message::{Contacts, Message},
+    validate,
 };
 
 /// 808 octets, as a phone with push parameters sends them.
@@ -39,21 +44,68 @@ const REGISTER: &str = concat!(
 );
 
 fn main() {
-    let rounds = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(1_000_u32);
+    let mut arguments = std::env::args().skip(1);
+    let rounds = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1_000_u32);
+    let stage = arguments.next().unwrap_or_else(|| "all".to_owned());
     let limits = Limits::default();
-    let source = IpAddr::from([203, 0, 113, 77]);
     let mut framer = Framer::new(limits.clone());
-    let mut octets = 0;
+    let bytes = Bytes::from_static(REGISTER.as_bytes());
+    let Ok(message) = Message::parse(bytes.clone(), &limits) else { return };
+    let mut out = BytesMut::with_capacity(2 * REGISTER.len());
+    let mut sum = 0;
     for _ in 0..rounds {
-        framer.push(black_box(REGISTER.as_bytes()));
-        let Ok(Some(Frame::Message(bytes))) = framer.next() else { continue };
-        let Ok(message) = Message::parse(bytes, &limits) else { continue };
-        let hops = message.max_forwards().ok().flatten().unwrap_or(70);
-        let mut edit = Edit::new(&message);
-        edit.add_top_via_params(Some(source), Some(52106));
-        edit.push_via("SIP/2.0/TLS 198.51.100.7:5061;branch=z9hG4bKr1f8e02ac9d47b35");
-        edit.set_max_forwards(hops.saturating_sub(1));
-        octets += black_box(edit.finish()).len();
+        sum += match stage.as_str() {
+            "frame" => frame(&mut framer).map_or(0, |bytes| bytes.len()),
+            "index" => Message::parse(black_box(bytes.clone()), &limits).map_or(0, |m| m.bytes().len()),
+            "splice" => edited(black_box(&message)).finish().len(),
+            "splice-into" => {
+                out.clear();
+                edited(black_box(&message)).finish_into(&mut out);
+                out.len()
+            }
+            "validate" => usize::from(validate::request(black_box(&message)).is_ok()),
+            "extract" => extract(black_box(&message)),
+            _ => frame(&mut framer)
+                .and_then(|bytes| Message::parse(bytes, &limits).ok())
+                .map_or(0, |message| edited(&message).finish().len()),
+        };
     }
-    println!("{} octets in, {octets} octets out", REGISTER.len());
+    println!("{stage}: {} octets each time, {sum} in sum", REGISTER.len());
+}
+
+fn frame(framer: &mut Framer) -> Option<Bytes> {
+    framer.push(black_box(REGISTER.as_bytes()));
+    match framer.next() {
+        Ok(Some(Frame::Message(bytes))) => Some(bytes),
+        _ => None,
+    }
+}
+
+/// What the edge changes in a request that it passes on.
+fn edited(message: &Message) -> Edit<'_> {
+    let hops = message.max_forwards().ok().flatten().unwrap_or(70);
+    let mut edit = Edit::new(message);
+    edit.add_top_via_params(Some(IpAddr::from([203, 0, 113, 77])), Some(52106));
+    edit.push_via("SIP/2.0/TLS 198.51.100.7:5061;branch=z9hG4bKr1f8e02ac9d47b35");
+    edit.set_max_forwards(hops.saturating_sub(1));
+    edit
+}
+
+/// What a registrar reads of a REGISTER; the sum of lengths stands for it.
+fn extract(message: &Message) -> usize {
+    let branch = message.top_via().ok().and_then(|v| v.branch()).map_or(0, str::len);
+    let tags = message.from_tag().map_or(0, str::len) + message.to_tag().map_or(0, str::len);
+    let cseq = message.cseq().map_or(0, |c| c.number as usize);
+    let call_id = message.call_id().map_or(0, str::len);
+    let contact = match message.contacts() {
+        Ok(Contacts::List(list)) => {
+            list.first().and_then(|c| Some((c.params.get_unquoted("+sip.instance")?, c.uri().ok()?)))
+        }
+        _ => None,
+    };
+    let push = contact.map_or(0, |(instance, uri)| {
+        let length = |name| uri.param(name).flatten().map_or(0, str::len);
+        instance.len() + length("pn-provider") + length("pn-param") + length("pn-prid")
+    });
+    branch + tags + cseq + call_id + push
 }

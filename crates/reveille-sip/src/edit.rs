@@ -4,10 +4,10 @@ mod write;
 
 use std::net::IpAddr;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use self::write::{is_length_line, push_number, write_line_named, write_value};
+use self::write::{Sink, is_length_line, push_number, write_line_named, write_value};
 pub(crate) use self::write::{write_corrected_via, write_length, write_line};
 use crate::{header::HeaderId, message::Message, split};
 
@@ -54,13 +54,6 @@ enum Change {
     Line(usize, Option<Text>),
 }
 
-const fn bit(id: HeaderId) -> u64 {
-    1 << id as u8
-}
-
-// Each header has a bit of its own.
-const _: () = assert!((HeaderId::Other as u8) < 64);
-
 impl<'m> Edit<'m> {
     /// No change yet.
     pub fn new(message: &'m Message) -> Self {
@@ -72,7 +65,7 @@ impl<'m> Edit<'m> {
             before: SmallVec::new(),
             after: SmallVec::new(),
             changes: SmallVec::new(),
-            touched: bit(HeaderId::ContentLength),
+            touched: HeaderId::ContentLength.bit(),
             popped_vias: 0,
             popped_routes: 0,
             body: None,
@@ -104,8 +97,8 @@ impl<'m> Edit<'m> {
 
     fn pop_values(&mut self, id: HeaderId, mut count: usize) {
         let message = self.message;
-        self.touched |= bit(id);
-        for (at, line) in message.index().lines().iter().enumerate().filter(|(_, l)| l.id == id) {
+        self.touched |= id.bit();
+        for (at, line) in message.index().numbered_lines_of(id) {
             if count == 0 {
                 return;
             }
@@ -125,9 +118,8 @@ impl<'m> Edit<'m> {
             return;
         }
         let message = self.message;
-        let lines = message.index().lines();
-        let Some((at, line)) = lines.iter().enumerate().find(|(_, l)| l.id == HeaderId::Via) else { return };
-        self.touched |= bit(HeaderId::Via);
+        let Some((at, line)) = message.index().numbered_lines_of(HeaderId::Via).next() else { return };
+        self.touched |= HeaderId::Via.bit();
         let start = self.text.len();
         write_corrected_via(&mut self.text, message.raw(line.value), received, rport);
         self.changes.push(Change::Line(at, Some(Text { start: start as u32, end: self.text.len() as u32 })));
@@ -137,13 +129,13 @@ impl<'m> Edit<'m> {
     pub fn set_max_forwards(&mut self, hops: u8) {
         let start = self.text.len() as u32;
         push_number(&mut self.text, usize::from(hops));
-        self.touched |= bit(HeaderId::MaxForwards);
+        self.touched |= HeaderId::MaxForwards.bit();
         self.changes.push(Change::Replace(HeaderId::MaxForwards, Text { start, end: self.text.len() as u32 }));
     }
 
     /// Adds a line above all lines of its name.
     pub fn prepend(&mut self, id: HeaderId, value: &str) {
-        self.touched |= bit(id);
+        self.touched |= id.bit();
         let value = self.keep(value);
         self.before.push((id, value));
     }
@@ -162,7 +154,7 @@ impl<'m> Edit<'m> {
 
     /// Removes all lines of a header.
     pub fn remove(&mut self, id: HeaderId) {
-        self.touched |= bit(id);
+        self.touched |= id.bit();
         self.changes.push(Change::Remove(id));
     }
 
@@ -170,7 +162,7 @@ impl<'m> Edit<'m> {
     pub fn remove_named(&mut self, name: &str) {
         match HeaderId::from_name(name.as_bytes()) {
             HeaderId::Other => {
-                self.touched |= bit(HeaderId::Other);
+                self.touched |= HeaderId::Other.bit();
                 let name = self.keep(name);
                 self.changes.push(Change::RemoveNamed(name));
             }
@@ -180,7 +172,7 @@ impl<'m> Edit<'m> {
 
     /// Gives a header this one value.
     pub fn replace(&mut self, id: HeaderId, value: &str) {
-        self.touched |= bit(id);
+        self.touched |= id.bit();
         let value = self.keep(value);
         self.changes.push(Change::Replace(id, value));
     }
@@ -188,8 +180,8 @@ impl<'m> Edit<'m> {
     /// Keeps only the lines of a header whose value `keep` accepts.
     pub fn retain_lines(&mut self, id: HeaderId, mut keep: impl FnMut(&str) -> bool) {
         let message = self.message;
-        self.touched |= bit(id);
-        for (at, line) in message.index().lines().iter().enumerate().filter(|(_, l)| l.id == id) {
+        self.touched |= id.bit();
+        for (at, line) in message.index().numbered_lines_of(id) {
             if !keep(message.text(line.value).unwrap_or("")) {
                 self.changes.push(Change::Line(at, None));
             }
@@ -205,99 +197,144 @@ impl<'m> Edit<'m> {
 
     /// The changed message.
     pub fn finish(self) -> Bytes {
+        let mut out = Vec::with_capacity(self.room());
+        self.write(&mut out);
+        Bytes::from(out)
+    }
+
+    /// Writes the changed message behind what `out` holds: one that sends from a buffer of its own need not allocate another.
+    pub fn finish_into(self, out: &mut BytesMut) {
+        out.reserve(self.room());
+        self.write(out);
+    }
+
+    fn body(&self) -> &[u8] {
         let message = self.message;
-        let body = self.body.as_deref().or(message.bytes().get(message.index().body..)).unwrap_or_default();
+        self.body.as_deref().or(message.bytes().get(message.index().body..)).unwrap_or_default()
+    }
+
+    /// As many octets as the changed message may need.
+    fn room(&self) -> usize {
         let added = 8 * self.top.len() + 28 * (self.before.len() + self.after.len()) + 32;
-        let mut out = Vec::with_capacity(message.index().body + body.len() + self.text.len() + added);
-        self.write_start_line(&mut out);
-        for value in self.top.iter().rev() {
-            write_line_named(&mut out, b"Via", self.read(*value));
+        self.message.index().body + self.body().len() + self.text.len() + added
+    }
+
+    fn write(&self, out: &mut impl Sink) {
+        let (message, body) = (self.message, self.body());
+        // Runs of untouched lines are copied in one piece, from here; the start line is the first of them if it stays.
+        let mut copied = 0;
+        if self.request_uri.is_some() || !self.top.is_empty() || !message.is_canonical_version() {
+            self.write_start_line(out);
+            for value in self.top.iter().rev() {
+                write_line_named(out, b"Via", self.read(*value));
+            }
+            copied = message.index().headers;
         }
         // Headers whose first line has been dealt with.
         let mut written = 0_u64;
         let mut length_written = false;
-        // Runs of untouched lines are copied in one piece, from here.
-        let mut copied = message.index().headers;
         for (at, line) in message.index().lines().iter().enumerate() {
-            if self.touched & bit(line.id) == 0 {
+            if self.touched & line.id.bit() == 0 {
                 continue;
             }
             if line.id == HeaderId::ContentLength {
                 // Always our own count of octets (S-025), and only one line of it.
                 if length_written || !is_length_line(message.raw(line.whole), body.len()) {
-                    copy(&mut out, message, copied, line.whole.start);
+                    copy(out, message, copied, line.whole.start);
                     copied = line.whole.end as usize;
                     if !length_written {
-                        write_length(&mut out, body.len());
+                        write_length(out, body.len());
                     }
                 }
                 length_written = true;
                 continue;
             }
-            let first = written & bit(line.id) == 0;
+            let first = written & line.id.bit() == 0;
             let fresh = first && self.before.iter().any(|(id, _)| *id == line.id);
             let verdict = self.verdict(at, line.id, message.raw(line.name), first);
             if !fresh && matches!(verdict, Verdict::Keep) {
                 continue;
             }
-            copy(&mut out, message, copied, line.whole.start);
-            copied = line.whole.end as usize;
             if fresh {
-                self.write_before(&mut out, line.id);
+                copy(out, message, copied, line.whole.start);
+                copied = line.whole.start as usize;
+                self.write_before(out, line.id);
             }
             if first && (fresh || matches!(verdict, Verdict::Replace(_))) {
-                written |= bit(line.id);
+                written |= line.id.bit();
             }
             match verdict {
-                Verdict::Keep => out.extend_from_slice(message.raw(line.whole)),
-                Verdict::Replace(value) => write_line_named(&mut out, message.raw(line.name), value),
-                Verdict::Drop => {}
+                Verdict::Keep => {}
+                Verdict::Replace(value) => {
+                    // The name as it came leaves with the lines above it.
+                    copy(out, message, copied, line.name.end);
+                    out.put(b": ");
+                    out.put(value);
+                    // So do its line end and the lines below.
+                    copied = (line.whole.end as usize).saturating_sub(2);
+                }
+                Verdict::Drop => {
+                    copy(out, message, copied, line.whole.start);
+                    copied = line.whole.end as usize;
+                }
             }
         }
-        copy(&mut out, message, copied, message.index().body.saturating_sub(2) as u32);
-        self.write_additions(&mut out, written);
-        if !length_written {
-            write_length(&mut out, body.len());
+        let end = message.index().body;
+        if length_written && !self.adds_lines(written) && self.body.is_none() {
+            // The empty line and the body are untouched too.
+            return copy(out, message, copied, message.bytes().len() as u32);
         }
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(body);
-        Bytes::from(out)
+        copy(out, message, copied, end.saturating_sub(2) as u32);
+        self.write_additions(out, written);
+        if !length_written {
+            write_length(out, body.len());
+        }
+        out.put(b"\r\n");
+        out.put(body);
     }
 
-    fn write_start_line(&self, out: &mut Vec<u8>) {
+    /// Whether [`Edit::write_additions`] may write anything.
+    fn adds_lines(&self, written: u64) -> bool {
+        let missing = |change: &Change| matches!(change, Change::Replace(id, _) if !self.message.has(*id));
+        !self.after.is_empty()
+            || self.before.iter().any(|(id, _)| written & id.bit() == 0)
+            || self.changes.iter().any(missing)
+    }
+
+    fn write_start_line(&self, out: &mut impl Sink) {
         let message = self.message;
         if self.request_uri.is_none() && message.is_canonical_version() {
-            out.extend_from_slice(message.bytes().get(..message.index().headers).unwrap_or_default());
+            out.put(message.bytes().get(..message.index().headers).unwrap_or_default());
             return;
         }
         match message.status() {
             None => {
                 let uri = self.request_uri.map_or(message.request_uri().as_bytes(), |uri| self.read(uri));
-                out.extend_from_slice(message.method_name().as_bytes());
-                out.push(b' ');
-                out.extend_from_slice(uri);
-                out.extend_from_slice(b" SIP/2.0\r\n");
+                out.put(message.method_name().as_bytes());
+                out.put(b" ");
+                out.put(uri);
+                out.put(b" SIP/2.0\r\n");
             }
             Some(_) => {
                 // From the status code on as it came.
                 let rest = message.index().second.start as usize..message.index().headers;
-                out.extend_from_slice(b"SIP/2.0 ");
-                out.extend_from_slice(message.bytes().get(rest).unwrap_or_default());
+                out.put(b"SIP/2.0 ");
+                out.put(message.bytes().get(rest).unwrap_or_default());
             }
         }
     }
 
-    fn write_before(&self, out: &mut Vec<u8>, id: HeaderId) {
+    fn write_before(&self, out: &mut impl Sink, id: HeaderId) {
         for (_, value) in self.before.iter().rev().filter(|(other, _)| *other == id) {
             write_line_named(out, id.name().as_bytes(), self.read(*value));
         }
     }
 
     /// New lines of headers that the message did not have, and those asked for at the end.
-    fn write_additions(&self, out: &mut Vec<u8>, mut written: u64) {
+    fn write_additions(&self, out: &mut impl Sink, mut written: u64) {
         for (id, _) in &self.before {
-            if written & bit(*id) == 0 {
-                written |= bit(*id);
+            if written & id.bit() == 0 {
+                written |= id.bit();
                 self.write_before(out, *id);
             }
         }
@@ -358,6 +395,6 @@ enum Verdict<'a> {
     Drop,
 }
 
-fn copy(out: &mut Vec<u8>, message: &Message, start: usize, end: u32) {
-    out.extend_from_slice(message.bytes().get(start..end as usize).unwrap_or_default());
+fn copy(out: &mut impl Sink, message: &Message, start: usize, end: u32) {
+    out.put(message.bytes().get(start..end as usize).unwrap_or_default());
 }

@@ -1,10 +1,10 @@
 //! Cutting a byte stream into messages (RFC 3261 §18.3) and keep-alives (RFC 5626 §4.4.1).
 
 use bytes::{Buf, Bytes, BytesMut};
-use memchr::{memchr, memchr_iter};
+use memchr::memchr_iter;
 use smallvec::SmallVec;
 
-use crate::{header::HeaderId, limits::Limits};
+use crate::{header::HeaderId, limits::Limits, scan};
 
 /// What a stream holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,23 +132,29 @@ impl Framer {
     fn head_end(&mut self) -> Result<Option<usize>, FrameError> {
         let limit = self.limits.header_section + self.limits.start_line;
         let buffer: &[u8] = &self.buffer;
-        let (from, mut line, mut end) = (self.head.searched, self.head.line, None);
-        for newline in memchr_iter(b'\n', buffer.get(from..).unwrap_or_default()).map(|at| from + at) {
-            let start = std::mem::replace(&mut line, newline + 1);
-            if start == 0 && newline > self.limits.start_line {
-                return Err(self.lost(414, "Request-URI Too Long", None));
-            }
-            match buffer.get(start..newline) {
-                Some(b"\r") => {
-                    end = Some(newline + 1);
-                    break;
+        let (mut from, mut line, mut end) = (self.head.searched, self.head.line, None);
+        'head: while let Some(marks) = scan::block(buffer, from) {
+            let mut newlines = marks.newlines;
+            while newlines != 0 {
+                let newline = from + newlines.trailing_zeros() as usize;
+                newlines &= newlines - 1;
+                let start = std::mem::replace(&mut line, newline + 1);
+                if start == 0 && newline > self.limits.start_line {
+                    return Err(self.lost(414, "Request-URI Too Long", None));
                 }
-                // `l:` and `Content-L…`; which of them it is, and whether it is folded, is seen when all is there.
-                Some([b'l' | b'L', ..] | [b'c' | b'C', _, _, _, _, _, _, _, b'l' | b'L', ..]) => {
-                    self.head.lengths.push(start)
+                match buffer.get(start..newline) {
+                    Some(b"\r") => {
+                        end = Some(newline + 1);
+                        break 'head;
+                    }
+                    // `l:` and `Content-L…`; which of them it is, and whether it is folded, is seen when all is there.
+                    Some([b'l' | b'L', ..] | [b'c' | b'C', _, _, _, _, _, _, _, b'l' | b'L', ..]) => {
+                        self.head.lengths.push(start)
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
+            from += scan::BLOCK;
         }
         self.head.line = line;
         self.head.searched = end.unwrap_or(self.buffer.len());
@@ -166,7 +172,7 @@ impl Framer {
         let mut length = None;
         for start in &self.head.lengths {
             let Some(line) = self.buffer.get(*start..head).map(unfolded_line) else { continue };
-            let Some(colon) = memchr(b':', line) else { continue };
+            let Some(colon) = scan::find(line, b':') else { continue };
             let (name, value) = line.split_at(colon);
             if HeaderId::from_name(name.trim_ascii_end()) != HeaderId::ContentLength {
                 continue;

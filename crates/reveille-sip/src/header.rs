@@ -14,6 +14,9 @@ macro_rules! headers {
                 match self { $(Self::$id => $name,)* Self::Other => "" }
             }
 
+            /// How many variants there are.
+            pub(crate) const COUNT: usize = Self::Other as usize + 1;
+
             const NAMES: &[(Self, &'static str)] = &[$((Self::$id, $name),)*];
 
             /// The header a name denotes, long or compact, in any case (S-001, S-004).
@@ -27,7 +30,7 @@ macro_rules! headers {
                 // At most one name can be in the slot; it is compared as nearly everyone writes it first.
                 match SLOTS.1.get(slot(name, SLOTS.0)) {
                     Some(Some((id, known)))
-                        if name == known.as_bytes() || name.eq_ignore_ascii_case(known.as_bytes()) => *id,
+                        if is_same(name, known.as_bytes()) || name.eq_ignore_ascii_case(known.as_bytes()) => *id,
                     _ => Self::Other,
                 }
             }
@@ -87,6 +90,11 @@ headers! {
 }
 
 impl HeaderId {
+    /// A bit of its own.
+    pub(crate) const fn bit(self) -> u64 {
+        1 << self as u8
+    }
+
     /// Whether a second line or value of this header is a fault (RFC 3261 §7.3.1, §20; S-013).
     pub fn is_single(self) -> bool {
         matches!(
@@ -103,6 +111,9 @@ impl HeaderId {
         )
     }
 }
+
+// Each header has a bit of its own.
+const _: () = assert!(HeaderId::COUNT <= 64);
 
 const SLOT_COUNT: usize = 512;
 
@@ -137,6 +148,22 @@ const fn find_slots() -> (u32, Slots) {
         }
         multiplier = multiplier.wrapping_add(0x85eb_ca76);
     }
+}
+
+/// Whether two names are the same to the letter, compared in words that may overlap.
+#[inline]
+fn is_same(name: &[u8], known: &[u8]) -> bool {
+    name.len() == known.len()
+        && match (name.first_chunk::<8>(), known.first_chunk::<8>()) {
+            (Some(a), Some(b)) if name.len() <= 16 => {
+                u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b) && name.last_chunk::<8>() == known.last_chunk::<8>()
+            }
+            (None, None) => match (name.first_chunk::<4>(), known.first_chunk::<4>()) {
+                (Some(a), Some(b)) => a == b && name.last_chunk::<4>() == known.last_chunk::<4>(),
+                _ => name.first_chunk::<2>() == known.first_chunk::<2>() && name.last() == known.last(),
+            },
+            _ => name == known,
+        }
 }
 
 /// Why a header could not be read.

@@ -11,6 +11,7 @@ pub mod message;
 pub mod method;
 pub mod redact;
 pub mod response;
+mod scan;
 pub mod split;
 pub mod typed;
 pub mod uri;

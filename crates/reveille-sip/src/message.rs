@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 pub use self::index::ParseError;
 use self::index::{Index, Scan};
-pub(crate) use self::index::{is_token, unfold};
+pub(crate) use self::index::{Line, is_token, unfold};
 pub use self::read::Contacts;
 use crate::{header::HeaderId, limits::Limits, method::Method};
 
@@ -90,12 +90,12 @@ impl Message {
 
     /// The first line's value, trimmed; `None` if absent or not UTF-8.
     pub fn value(&self, id: HeaderId) -> Option<&str> {
-        self.text(self.index.lines().iter().find(|l| l.id == id)?.value)
+        self.text(self.index.lines().get(self.index.first_of(id)?)?.value)
     }
 
     /// The value of every line of a header, trimmed, in order. Lines that are not UTF-8 are passed over.
     pub fn lines(&self, id: HeaderId) -> impl Iterator<Item = &str> + Clone {
-        self.index.lines().iter().filter(move |l| l.id == id).filter_map(|l| self.text(l.value))
+        self.index.lines_of(id).filter_map(|l| self.text(l.value))
     }
 
     /// As [`Self::lines`], for headers without an id.
@@ -125,7 +125,7 @@ impl Message {
 
     /// Whether the header is there.
     pub fn has(&self, id: HeaderId) -> bool {
-        self.index.lines().iter().any(|l| l.id == id)
+        self.index.first_of(id).is_some()
     }
 
     /// Whether a list of option tags holds `tag`; tags are tokens and compare case-insensitively.

@@ -2,6 +2,8 @@
 
 use memchr::{memchr, memchr2, memchr3};
 
+use crate::scan;
+
 /// The parts of `text` between `separator`s outside `"…"` and `<…>`; trimmed. Quoted pairs are honoured.
 pub fn outside_quotes(text: &str, separator: u8) -> Split<'_> {
     Split { rest: Some(text), separator }
@@ -43,6 +45,22 @@ pub(crate) fn find_in(bytes: &[u8], separator: u8) -> Option<usize> {
             _ => hit + 2 + memchr(b'>', bytes.get(hit + 1..)?)?,
         };
     }
+}
+
+/// As [`str::trim`], which reads characters where the first and last octet tell enough.
+#[inline]
+pub(crate) fn trim(text: &str) -> &str {
+    match (text.as_bytes().first(), text.as_bytes().last()) {
+        (Some(first), Some(last)) if first.is_ascii_graphic() && last.is_ascii_graphic() => text,
+        (None, _) => text,
+        _ => text.trim(),
+    }
+}
+
+/// Whether there is white space, of Unicode's too.
+#[inline]
+pub(crate) fn has_white_space(text: &str) -> bool {
+    !scan::is_graphic(text.as_bytes()) && text.contains(char::is_whitespace)
 }
 
 /// Whether quotes and brackets that open also close.

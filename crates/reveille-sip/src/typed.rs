@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::{
     message::is_token,
     method::Method,
-    split,
+    scan, split,
     uri::{Uri, UriError},
 };
 
@@ -21,17 +21,18 @@ impl<'a> Params<'a> {
 
     /// Names and values in order. Empty parameters are passed over.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a str>)> + use<'a> {
-        split::outside_quotes(self.0, b';').filter(|p| !p.is_empty()).map(|param| match split::find(param, b'=') {
-            Some(at) => {
-                (param.get(..at).unwrap_or("").trim_end(), Some(param.get(at + 1..).unwrap_or("").trim_start()))
-            }
-            None => (param, None),
-        })
+        split::outside_quotes(self.0, b';').filter(|p| !p.is_empty()).map(name_and_value)
     }
 
     /// A parameter by name: outer `None` if absent, inner `None` if it has no value.
     pub fn get(&self, name: &str) -> Option<Option<&'a str>> {
-        self.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        // Only what begins as the name is looked at closely.
+        split::outside_quotes(self.0, b';')
+            .filter(|p| p.as_bytes().get(..name.len()).is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes())))
+            .filter(|p| !p.is_empty())
+            .map(name_and_value)
+            .find(|(found, _)| found.len() == name.len())
+            .map(|(_, value)| value)
     }
 
     /// A parameter's value without its quotes.
@@ -43,6 +44,13 @@ impl<'a> Params<'a> {
     /// The text as written.
     pub fn as_str(&self) -> &'a str {
         self.0
+    }
+}
+
+fn name_and_value(param: &str) -> (&str, Option<&str>) {
+    match split::find(param, b'=') {
+        Some(at) => (param.get(..at).unwrap_or("").trim_end(), Some(param.get(at + 1..).unwrap_or("").trim_start())),
+        None => (param, None),
     }
 }
 
@@ -68,17 +76,21 @@ impl<'a> NameAddr<'a> {
     /// quoted nor made of tokens, no URI.
     #[allow(clippy::result_unit_err)] // the caller knows the header and makes the error of it
     pub fn parse(text: &'a str) -> Result<Self, ()> {
-        let raw = text.trim();
+        let raw = split::trim(text);
         if let Some(open) = split::find(raw, b'<') {
-            let display = raw.get(..open).ok_or(())?.trim();
+            let display = split::trim(raw.get(..open).ok_or(())?);
             let rest = raw.get(open + 1..).ok_or(())?;
             let close = memchr::memchr(b'>', rest.as_bytes()).ok_or(())?;
             let uri = rest.get(..close).ok_or(())?;
             let params = rest.get(close + 1..).ok_or(())?.trim_start();
-            if !(params.is_empty() || params.starts_with(';')) || !display_is_sound(display) || uri.contains('<') {
+            if !(params.is_empty() || params.starts_with(';')) || !display_is_sound(display) {
                 return Err(());
             }
-            if !split::is_balanced(params) || uri.is_empty() || uri.contains(char::is_whitespace) {
+            if uri.is_empty()
+                || scan::find(uri.as_bytes(), b'<').is_some()
+                || split::has_white_space(uri)
+                || !split::is_balanced(params)
+            {
                 return Err(());
             }
             return Ok(Self {
@@ -174,17 +186,25 @@ pub struct Via<'a> {
 impl<'a> Via<'a> {
     /// Reads one value; white space around `/` and `:` is accepted (S-028).
     pub fn parse(text: &'a str) -> Option<Self> {
-        let mut protocol = text.splitn(3, '/');
-        let (name, version, rest) = (protocol.next()?.trim(), protocol.next()?.trim(), protocol.next()?.trim_start());
-        if !name.bytes().all(is_token) || name.is_empty() || !version.bytes().all(is_token) || version.is_empty() {
-            return None;
-        }
-        let gap = rest.find([' ', '\t'])?;
+        let rest = match text.strip_prefix("SIP/2.0/") {
+            Some(rest) => rest,
+            None => {
+                let mut protocol = text.splitn(3, '/');
+                let (name, version, rest) = (protocol.next()?.trim(), protocol.next()?.trim(), protocol.next()?);
+                let is_sound = |part: &str| !part.is_empty() && part.bytes().all(is_token);
+                if !is_sound(name) || !is_sound(version) {
+                    return None;
+                }
+                rest
+            }
+        };
+        let rest = rest.trim_start();
+        let gap = rest.bytes().position(|b| matches!(b, b' ' | b'\t'))?;
         let (transport, rest) = rest.split_at(gap);
         let rest = rest.trim_start();
         let end = split::find(rest, b';').unwrap_or(rest.len());
         let (sent_by, params) = rest.split_at(end);
-        let sent_by = sent_by.trim();
+        let sent_by = split::trim(sent_by);
         let (host, port) = crate::uri::split_host_port(sent_by)?;
         if transport.is_empty()
             || !transport.bytes().all(is_token)

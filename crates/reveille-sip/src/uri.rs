@@ -8,7 +8,7 @@ use std::{
 };
 
 pub use self::equality::{equal, equal_ignoring};
-use crate::typed::Params;
+use crate::{scan, split, typed::Params};
 
 /// The scheme of a URI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,13 +59,15 @@ impl<'a> Uri<'a> {
     /// # Errors
     /// When its grammar is broken.
     pub fn parse(text: &'a str) -> Result<Self, UriError> {
-        let (scheme, rest) = text.split_once(':').ok_or(UriError::Scheme)?;
+        let (scheme, rest) = cut(text, b':').ok_or(UriError::Scheme)?;
         let valid = scheme.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
             && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
         if !valid || rest.is_empty() {
             return Err(UriError::Scheme);
         }
-        if text.bytes().any(|b| b <= b' ' || b == 0x7f || matches!(b, b'<' | b'>' | b'"')) {
+        // No early end, so that the compiler can look at sixteen at once.
+        let bad = |b: u8| (b <= b' ') | (b == 0x7f) | (b == b'<') | (b == b'>') | (b == b'"');
+        if text.bytes().fold(false, |any, b| any | bad(b)) {
             return Err(UriError::Character);
         }
         let scheme = match scheme {
@@ -84,17 +86,17 @@ impl<'a> Uri<'a> {
 
     fn read_sip(&mut self, rest: &'a str) -> Result<(), UriError> {
         // '@' is legal in no part but as the end of userinfo, so the first one ends it (semiuri).
-        let rest = match rest.split_once('@') {
+        let rest = match cut(rest, b'@') {
             None => rest,
             Some((userinfo, rest)) => {
-                let (user, password) = match userinfo.split_once(':') {
+                let (user, password) = match cut(userinfo, b':') {
                     Some((user, password)) => (user, Some(password)),
                     None => (userinfo, None),
                 };
-                let sound = |part: &str, extra: &[u8]| {
-                    escapes_are_sound(part) && part.bytes().all(|b| is_unreserved(b) || b == b'%' || extra.contains(&b))
+                let sound = |part: &str, kind: u8| {
+                    part.bytes().all(|b| USERINFO[usize::from(b)] & kind != 0) && escapes_are_sound(part)
                 };
-                if user.is_empty() || !sound(user, b"&=+$,;?/") || !password.is_none_or(|p| sound(p, b"&=+$,")) {
+                if user.is_empty() || !sound(user, IN_USER) || !password.is_none_or(|p| sound(p, IN_PASSWORD)) {
                     return Err(UriError::Character);
                 }
                 self.user = Some(user);
@@ -102,20 +104,21 @@ impl<'a> Uri<'a> {
                 rest
             }
         };
-        let host_end = rest.find([';', '?']).unwrap_or(rest.len());
+        let host_end = rest.bytes().position(|b| matches!(b, b';' | b'?')).unwrap_or(rest.len());
         let (hostport, rest) = rest.split_at(host_end);
         let (host, port) = split_host_port(hostport).ok_or(UriError::Host)?;
-        if !is_host(host) || hostport.contains(char::is_whitespace) {
+        if !is_host(host) || split::has_white_space(hostport) {
             return Err(UriError::Host);
         }
         self.host = host;
         self.port = port;
-        let (params, headers) = match rest.split_once('?') {
+        let (params, headers) = match cut(rest, b'?') {
             Some((params, headers)) => (params, Some(headers)),
             None => (rest, None),
         };
         // Comparing URIs looks each parameter up in the other: a number no phone needs would make that dear (S-035).
-        if rest.contains('@') || !escapes_are_sound(params) || params.matches(';').count() > MAX_PARAMS {
+        let many = params.len() > MAX_PARAMS && memchr::memchr_iter(b';', params.as_bytes()).count() > MAX_PARAMS;
+        if many || scan::find(rest.as_bytes(), b'@').is_some() || !escapes_are_sound(params) {
             return Err(UriError::Character);
         }
         self.params = params;
@@ -169,7 +172,20 @@ impl<'a> Uri<'a> {
 
     /// A parameter by name, in any case: outer `None` if absent, inner `None` if it has no value.
     pub fn param(&self, name: &str) -> Option<Option<&'a str>> {
-        self.params().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        let mut rest = self.params;
+        while !rest.is_empty() {
+            let (param, below) = cut(rest, b';').unwrap_or((rest, ""));
+            rest = below;
+            // Only what begins as the name is looked at closely.
+            if param.is_empty() || !param.as_bytes().get(..name.len()).is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes())) {
+                continue;
+            }
+            let (found, value) = cut(param, b'=').map_or((param, None), |(found, value)| (found, Some(value)));
+            if found.len() == name.len() {
+                return Some(value);
+            }
+        }
+        None
     }
 
     /// The parameters' text, from the first `;` on.
@@ -193,15 +209,25 @@ impl<'a> Uri<'a> {
     }
 }
 
+/// As [`str::split_once`], at an ASCII character.
+#[inline]
+fn cut(text: &str, separator: u8) -> Option<(&str, &str)> {
+    let at = scan::find(text.as_bytes(), separator)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
 /// Cuts `host[:port]`, white space around the colon accepted in `sent-by` (S-028, S-031).
 pub(crate) fn split_host_port(text: &str) -> Option<(&str, Option<u16>)> {
-    let host_end = if text.starts_with('[') { text.find(']')? + 1 } else { text.find(':').unwrap_or(text.len()) };
+    let host_end = match text.starts_with('[') {
+        true => scan::find(text.as_bytes(), b']')? + 1,
+        false => scan::find(text.as_bytes(), b':').unwrap_or(text.len()),
+    };
     let (host, rest) = text.split_at(host_end);
-    let rest = rest.trim();
+    let (host, rest) = (split::trim(host), split::trim(rest));
     if rest.is_empty() {
-        return Some((host.trim(), None));
+        return Some((host, None));
     }
-    Some((host.trim(), Some(port(rest.strip_prefix(':')?.trim())?)))
+    Some((host, Some(port(rest.strip_prefix(':')?.trim())?)))
 }
 
 /// 1 to 65535; a leading zero is accepted (S-012, S-028).
@@ -218,13 +244,31 @@ pub(crate) fn is_host(host: &str) -> bool {
     }
 }
 
-fn is_unreserved(byte: u8) -> bool {
+const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')')
 }
 
+/// What may stand in a user part and in a password, the beginning of an escape included (RFC 3261 §25.1).
+static USERINFO: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        if is_unreserved(byte) || matches!(byte, b'%' | b'&' | b'=' | b'+' | b'$' | b',') {
+            table[byte as usize] = IN_USER | IN_PASSWORD;
+        } else if matches!(byte, b';' | b'?' | b'/') {
+            table[byte as usize] = IN_USER;
+        }
+        byte += 1;
+    }
+    table
+};
+
+const IN_USER: u8 = 1;
+const IN_PASSWORD: u8 = 2;
+
 /// Whether each `%` is followed by two hex digits.
 pub(crate) fn escapes_are_sound(text: &str) -> bool {
-    text.split('%').skip(1).all(|part| {
+    scan::find(text.as_bytes(), b'%').is_none() || text.split('%').skip(1).all(|part| {
         let digits = part.as_bytes();
         matches!(digits, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
     })

@@ -2,7 +2,7 @@
 
 use crate::{
     header::{HeaderError, HeaderId},
-    message::{Contacts, Message},
+    message::{Contacts, Line, Message},
     method::Method,
     typed::NameAddr,
     uri::{Scheme, Uri},
@@ -86,15 +86,19 @@ pub fn response(message: &Message) -> Result<(), Dropped> {
 
 /// What requests and responses must have alike; returns CSeq's method.
 fn common(message: &Message) -> Result<&str, HeaderError> {
-    if let Some(line) =
-        message.index().lines().iter().find(|l| STRUCTURED.contains(&l.id) && message.text(l.value).is_none())
+    // A line that we cannot read must not be passed over.
+    let unreadable = |line: &&Line| STRUCTURED & line.id.bit() != 0 && message.text(line.value).is_none();
+    if !message.index().ascii
+        && let Some(line) = message.index().lines().iter().find(unreadable)
     {
-        return Err(HeaderError::Malformed(line.id)); // a line that we cannot read must not be passed over
+        return Err(HeaderError::Malformed(line.id));
+    }
+    if !message.has(HeaderId::Via) {
+        return Err(HeaderError::Missing(HeaderId::Via));
     }
     for via in message.vias() {
         via?;
     }
-    message.top_via()?;
     for (id, address) in [(HeaderId::From, message.from()), (HeaderId::To, message.to())] {
         let address = address?;
         self::address(&address).map_err(|_| HeaderError::Malformed(id))?;
@@ -104,34 +108,34 @@ fn common(message: &Message) -> Result<&str, HeaderError> {
 }
 
 /// Headers that decide where a message goes and what becomes of it.
-const STRUCTURED: [HeaderId; 16] = [
-    HeaderId::Via,
-    HeaderId::From,
-    HeaderId::To,
-    HeaderId::CallId,
-    HeaderId::CSeq,
-    HeaderId::Contact,
-    HeaderId::MaxForwards,
-    HeaderId::Route,
-    HeaderId::RecordRoute,
-    HeaderId::Path,
-    HeaderId::Expires,
-    HeaderId::Supported,
-    HeaderId::Require,
-    HeaderId::ProxyRequire,
-    HeaderId::Authorization,
-    HeaderId::ProxyAuthorization,
-];
+const STRUCTURED: u64 = HeaderId::Via.bit()
+    | HeaderId::From.bit()
+    | HeaderId::To.bit()
+    | HeaderId::CallId.bit()
+    | HeaderId::CSeq.bit()
+    | HeaderId::Contact.bit()
+    | HeaderId::MaxForwards.bit()
+    | HeaderId::Route.bit()
+    | HeaderId::RecordRoute.bit()
+    | HeaderId::Path.bit()
+    | HeaderId::Expires.bit()
+    | HeaderId::Supported.bit()
+    | HeaderId::Require.bit()
+    | HeaderId::ProxyRequire.bit()
+    | HeaderId::Authorization.bit()
+    | HeaderId::ProxyAuthorization.bit();
 
-/// Headers that may be there only once (S-013).
+/// Headers that may be there only once (S-013). Content-Length may be repeated if it says the same, which was seen before.
 fn singles(message: &Message) -> Result<(), HeaderError> {
+    if message.index().repeated() == 0 {
+        return Ok(());
+    }
     let mut seen = 0_u64;
     for line in message.index().lines().iter().filter(|l| l.id.is_single()) {
-        let bit = 1_u64 << (line.id as u8);
-        if seen & bit != 0 && line.id != HeaderId::ContentLength {
+        if seen & line.id.bit() != 0 && line.id != HeaderId::ContentLength {
             return Err(HeaderError::Duplicate(line.id));
         }
-        seen |= bit;
+        seen |= line.id.bit();
     }
     Ok(())
 }

@@ -24,9 +24,6 @@ fn main() -> ExitCode {
 
 fn serve(config: Config) -> anyhow::Result<()> {
     telemetry::init(config.telemetry.format, &config.telemetry.level).context("logging")?;
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
     on_runtime(node::run(config))
 }
 

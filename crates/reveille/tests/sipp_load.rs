@@ -1,6 +1,9 @@
 //! Foreign traffic: the SIPp program registers ten thousand users with a `reveille serve` process and runs calls through it,
 //! over UDP with digest and over TCP without, and not one call may fail.
 //!
+//! SIPp can answer a challenge with one fixed `uri` only, which fits every REGISTER and no INVITE: the calls come in over a
+//! trunk, whose listener (`purpose = "peer"`) challenges nobody.
+//!
 //! A binding is only ever reached over the flow it was made on, so a SIPp that is called must have registered over the very
 //! socket it answers on: `sipp/phone.xml` does both in one scenario.
 
@@ -9,6 +12,7 @@
 mod process;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -21,8 +25,21 @@ use reveille_testkit::sipp::{self, Sipp, SippOutcome};
 const USERS: u32 = 10_000;
 /// Those of them that are called.
 const CALLED: u32 = 2_000;
-/// No limit per source (all phones share one address here), and room for all phones of one SIPp on its one connection.
-const LIMITS: &str = "[limits]\nexempt = [\"127.0.0.0/8\"]\nqueue_messages = 65536\nqueue_bytes = 67108864\n";
+/// Calls come from a trunk. There is no limit per source, as all phones share one address here.
+const EXTRA: &str = r#"
+[[listener]]
+transport = "udp"
+addr = "127.0.0.1:0"
+purpose = "peer"
+
+[[listener]]
+transport = "tcp"
+addr = "127.0.0.1:0"
+purpose = "peer"
+
+[limits]
+exempt = ["127.0.0.0/8"]
+"#;
 /// Call-IDs that both SIPps of a call agree on: the number of the call.
 const CALL_IDS: &str = "load-%u";
 const LIMIT: Duration = Duration::from_secs(150);
@@ -32,7 +49,7 @@ async fn sipp_registers_10_000_users_with_digest_and_calls_over_udp() {
     run(Flavour { transport: "udp", digest: true, args: &[], phone_args: &[] }).await;
 }
 
-// The phones have a connection each; who only registers or calls shares one, as behind an SBC.
+// The phones that are called have a connection each; those that only register share one, and so do the calls of the trunk.
 #[tokio::test]
 async fn sipp_registers_10_000_users_and_calls_over_tcp() {
     run(Flavour { transport: "tcp", digest: false, args: &["-t", "t1"], phone_args: &["-t", "tn", "-max_socket", "8000"] }).await;
@@ -51,29 +68,29 @@ async fn run(flavour: Flavour) {
         "SIPp is missing: `cargo xtask test` installs it, or install the package that has it (sip-tester on Debian)"
     );
     let users = (0..USERS).map(user).collect();
-    let options = LabOptions { users, extra: LIMITS.to_owned(), open: !flavour.digest, ..LabOptions::default() };
+    let options = LabOptions { users, extra: EXTRA.to_owned(), open: !flavour.digest, ..LabOptions::default() };
     let lab = Lab::start(options).await.unwrap();
     // SIPp answers MD5 only, and looks at the first challenge alone.
     let md5 = [("REVEILLE__AUTH__ALGORITHMS", r#"["MD5"]"#)];
     let environment = if flavour.digest { md5.as_slice() } else { &[] };
     let server = Server::start(Path::new(env!("CARGO_BIN_EXE_reveille")), &lab.config_file(), environment).await;
-    let remote = server.addr(flavour.transport);
+    let [phones, trunk] = server.addrs(flavour.transport)[..] else { panic!("two listeners") };
 
     let input = inputs(lab.folder());
-    let sipp = |name: &str, input: &Path, args: &[&str]| {
+    let sipp = |name: &str, remote: SocketAddr, input: &Path, args: &[&str]| {
         let sipp = Sipp::new(scenario(name)).remote(remote).input(input).limit(LIMIT);
-        args.iter().fold(sipp, |sipp, arg| sipp.arg(arg))
+        args.iter().fold(sipp.arg("-auth_uri").arg(DOMAIN), |sipp, arg| sipp.arg(arg))
     };
-    let registering = sipp("register.xml", &input.quiet, flavour.args).calls(USERS - CALLED).rate(4_000).concurrent(100);
+    let registering = sipp("register.xml", phones, &input.quiet, flavour.args).calls(USERS - CALLED).rate(4_000).concurrent(100);
     expect("registrations", &registering.run().await.unwrap(), USERS - CALLED, &server);
 
     // All phones are in the midst of their scenario until the last is called: only the rate holds them back.
-    let phones = sipp("phone.xml", &input.phones, flavour.phone_args).calls(CALLED).rate(400).concurrent(CALLED);
-    let phones = phones.arg("-cid_str").arg(CALL_IDS).spawn().unwrap();
+    let answering = sipp("phone.xml", phones, &input.phones, flavour.phone_args).calls(CALLED).rate(400).concurrent(CALLED);
+    let answering = answering.arg("-cid_str").arg(CALL_IDS).spawn().unwrap();
     server.until_metric("reveille_registrar_bindings", f64::from(USERS)).await;
-    let calling = sipp("uac.xml", &input.callers, flavour.args).calls(CALLED).rate(300).concurrent(50);
+    let calling = sipp("uac.xml", trunk, &input.callers, flavour.args).calls(CALLED).rate(300).concurrent(50);
     let called = calling.arg("-cid_str").arg(CALL_IDS).run().await.unwrap();
-    let answered = phones.finish().await.unwrap();
+    let answered = answering.finish().await.unwrap();
     expect("calls", &called, CALLED, &server);
     expect("answers", &answered, CALLED, &server);
     assert_eq!(server.metric("reveille_registrar_bindings").await, f64::from(USERS));

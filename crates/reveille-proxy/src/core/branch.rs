@@ -142,7 +142,8 @@ impl Core {
         let Some(entry) = delivery.branch(branch) else { return };
         match entry.state {
             BranchState::Sent { client, .. } => {
-                self.deadlines.clear(&Timer::FlowPatience { context: id, branch: branch.0 });
+                // The patience with a silent flow runs on: a CANCEL is held until the phone speaks (S-051), and a dead flow
+                // would hold the caller's 487 with it until Timer B.
                 // S-096: ours where we decided, the caller's where the caller did.
                 let caller = self.transactions.cancel_reason(server).map(str::to_owned);
                 let reason = if reason.is_empty() { caller.as_deref() } else { Some(reason) };

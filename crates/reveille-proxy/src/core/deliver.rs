@@ -189,7 +189,8 @@ impl Core {
         }
         let Some(entry) = delivery.awaiting(key) else { return };
         entry.key = Some(target.key);
-        entry.pushable = target.pushable;
+        // It has just been heard on this flow: silence now is a person looking for the phone, not a dead connection.
+        entry.pushable = false;
         let branch = entry.id;
         if !delivery.fork.forwarded(now.mono, branch) {
             return; // S-053

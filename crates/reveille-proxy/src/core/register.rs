@@ -158,7 +158,8 @@ impl Core {
     ) -> Result<ContactUpdate, Reply> {
         let limits = &self.shared.settings.registration;
         let uri = Uri::parse(contact.uri).map_err(|_| Reply::new(400))?;
-        if self.shared.settings.is_our_domain(uri.host()) || self.shared.flows.names_us(uri.host(), uri.port()) {
+        let names_us = self.shared.flows.names_us(uri.host(), uri.port()) && !is_own_connection(&uri, origin);
+        if self.shared.settings.is_our_domain(uri.host()) || names_us {
             return Err(Reply::new(403)); // S-114, S-232
         }
         let asked = contact.expires().or(header_expires).unwrap_or(limits.default_expires);
@@ -365,6 +366,14 @@ impl Core {
         let reply = self.overloaded();
         self.answer(now, id, &registering.request, reply);
     }
+}
+
+/// Whether this is where the peer's connection comes from. A phone on the node's own host may have a port that the node uses for
+/// another transport. A datagram's source proves nothing: it could be forged to make us talk to ourselves.
+fn is_own_connection(uri: &Uri<'_>, origin: &Origin) -> bool {
+    origin.transport.is_reliable()
+        && uri.port() == Some(origin.remote.port())
+        && uri.host().trim_matches(['[', ']']).parse() == Ok(origin.remote.ip())
 }
 
 fn too_brief(least: u32) -> Reply {

@@ -254,6 +254,17 @@ impl Active {
         }
     }
 
+    /// Every Bucket Timer ends now.
+    pub(super) fn give_up(&mut self) {
+        for sleeper in &mut self.sleepers {
+            // Each deadline lets at least one waiter go.
+            for _ in 0..=sleeper.waiters.len() {
+                let Some(deadline) = sleeper.machine.poll_timeout() else { break };
+                sleeper.machine.handle_timeout(deadline);
+            }
+        }
+    }
+
     /// When [`Active::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self, now: Now) -> Option<Instant> {
         let ends = |sleeper: &Sleeper| now.mono + Duration::from_secs(sleeper.expires_at.saturating_sub(now.unix));

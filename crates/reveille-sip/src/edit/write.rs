@@ -2,14 +2,35 @@
 
 use std::{io::Write, net::IpAddr};
 
-use crate::split;
+use bytes::BytesMut;
+
+use crate::{scan, split};
+
+/// Where a message is written.
+pub(crate) trait Sink {
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+impl Sink for BytesMut {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
 
 /// The first value of a Via line with `received` and `rport` as we know them; the other values as they were.
 pub(crate) fn write_corrected_via(out: &mut Vec<u8>, line: &[u8], received: Option<IpAddr>, rport: Option<u16>) {
     // Nearly every line is one value without a quoted parameter, where every semicolon separates.
     let plain = memchr::memchr3(b',', b'"', b'<', line).is_none();
     let find = |text: &[u8], byte| match plain {
-        true => text.iter().position(|b| *b == byte),
+        true => scan::find(text, byte),
         false => split::find_in(text, byte),
     };
     let end = if plain { None } else { find(line, b',') }.unwrap_or(line.len());
@@ -64,16 +85,16 @@ pub(super) fn is_length_line(line: &[u8], length: usize) -> bool {
     digits.is_some_and(|d| crate::frame::digits(d) == Some(length) && (d.len() == 1 || d.first() != Some(&b'0')))
 }
 
-pub(crate) fn write_length(out: &mut Vec<u8>, length: usize) {
-    out.extend_from_slice(b"Content-Length: ");
+pub(crate) fn write_length(out: &mut impl Sink, length: usize) {
+    out.put(b"Content-Length: ");
     push_number(out, length);
-    out.extend_from_slice(b"\r\n");
+    out.put(b"\r\n");
 }
 
 /// A number in decimal; the formatting machinery is ten times dearer.
-pub(super) fn push_number(out: &mut Vec<u8>, number: usize) {
+pub(super) fn push_number(out: &mut impl Sink, number: usize) {
     if let Ok(digit @ 0..10) = u8::try_from(number) {
-        return out.push(b'0' + digit);
+        return out.put(&[b'0' + digit]);
     }
     let (mut digits, mut rest, mut start) = ([0; 20], number, 20);
     for (at, digit) in digits.iter_mut().enumerate().rev() {
@@ -84,7 +105,7 @@ pub(super) fn push_number(out: &mut Vec<u8>, number: usize) {
             break;
         }
     }
-    out.extend_from_slice(digits.get(start..).unwrap_or_default());
+    out.put(digits.get(start..).unwrap_or_default());
 }
 
 pub(crate) fn write_line(out: &mut Vec<u8>, name: &str, value: &str) {
@@ -94,11 +115,11 @@ pub(crate) fn write_line(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
-pub(super) fn write_line_named(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+pub(super) fn write_line_named(out: &mut impl Sink, name: &[u8], value: &[u8]) {
+    out.put(name);
+    out.put(b": ");
+    out.put(value);
+    out.put(b"\r\n");
 }
 
 pub(super) fn write_value(out: &mut Vec<u8>, value: &str) {

@@ -4,7 +4,13 @@ use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memmem};
 use smallvec::SmallVec;
 
-use crate::{header::HeaderId, limits::Limits, method::Method, split};
+use crate::{
+    header::HeaderId,
+    limits::Limits,
+    method::Method,
+    scan::{self, BLOCK},
+    split,
+};
 
 /// Octets from `start` to `end`. Messages are at most 64 KiB and a little, so four bytes each are plenty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +48,12 @@ pub(crate) struct Index {
     /// Where the body begins.
     pub(crate) body: usize,
     lines: SmallVec<[Line; 24]>,
+    /// The number of each header's first line, counted from 1; 0 where there is none.
+    firsts: [u32; HeaderId::COUNT],
+    /// One bit for each header that has more than one line.
+    repeated: u64,
+    /// Whether start line and headers hold nothing but ASCII; false may also mean that it was not looked at.
+    pub(crate) ascii: bool,
 }
 
 /// The bytes are no SIP message.
@@ -82,6 +94,9 @@ impl Index {
             headers: 0,
             body: 0,
             lines: SmallVec::new(),
+            firsts: [0; HeaderId::COUNT],
+            repeated: 0,
+            ascii: false,
         }
     }
 
@@ -91,16 +106,21 @@ impl Index {
             return Err(ParseError::new(513, "Message Too Large"));
         }
         let window = bytes.get(..bytes.len().min(limits.header_section + limits.start_line)).unwrap_or(bytes);
-        let too_long = memchr(b'\n', window.get(..limits.start_line + 2).unwrap_or(window)).is_none();
-        if too_long && window.len() > limits.start_line {
-            return Err(ParseError::new(414, "Request-URI Too Long"));
+        let mut ends = LineEnds::new(window);
+        let first = ends.next(0);
+        // What comes to an end within the limit needs no second look.
+        if first.is_none_or(|end| end > limits.start_line) {
+            let too_long = memchr(b'\n', window.get(..limits.start_line + 2).unwrap_or(window)).is_none();
+            if too_long && window.len() > limits.start_line {
+                return Err(ParseError::new(414, "Request-URI Too Long"));
+            }
         }
-        let first = line_end(window, 0).ok_or(BAD_START)?;
+        let first = first.ok_or(BAD_START)?;
         self.start_line(window.get(..first).ok_or(BAD_START)?, limits)?;
         self.headers = first + 2;
         let (mut start, mut vias, mut routes) = (first + 2, 0, 0);
         loop {
-            let end = line_end(window, start).ok_or(BAD_HEADERS)?;
+            let end = ends.next(start).ok_or(BAD_HEADERS)?;
             if end == start {
                 break;
             }
@@ -110,15 +130,16 @@ impl Index {
             if end - start > limits.header_line {
                 return Err(ParseError::new(400, "Header Too Large"));
             }
-            let line = read_line(window.get(start..end).ok_or(BAD_HEADERS)?, start).ok_or(BAD_HEADERS)?;
+            let line = read_line(window, start, end).ok_or(BAD_HEADERS)?;
             match line.id {
                 HeaderId::Via => vias += count_values(window, line.value),
                 HeaderId::Route => routes += count_values(window, line.value),
                 _ => {}
             }
-            self.lines.push(line);
+            self.push(line);
             start = end + 2;
         }
+        self.ascii = ends.ascii;
         self.body = start + 2;
         if start - self.headers > limits.header_section {
             return Err(ParseError::new(400, "Headers Too Large"));
@@ -134,7 +155,7 @@ impl Index {
     }
 
     fn start_line(&mut self, line: &[u8], limits: &Limits) -> Result<(), ParseError> {
-        let first = memchr(b' ', line).ok_or(BAD_START)?;
+        let first = scan::find(line, b' ').ok_or(BAD_START)?;
         self.first = range(0, first);
         if line.len() > 4 && line.get(..4).is_some_and(|v| v.eq_ignore_ascii_case(b"SIP/")) {
             let code = line.get(first + 1..first + 4).ok_or(BAD_START)?;
@@ -149,14 +170,14 @@ impl Index {
             self.third = range((first + 5).min(line.len()), line.len());
             return Ok(());
         }
-        let second = memchr(b' ', line.get(first + 1..).ok_or(BAD_START)?).ok_or(BAD_START)? + first + 1;
+        let second = scan::find(line.get(first + 1..).ok_or(BAD_START)?, b' ').ok_or(BAD_START)? + first + 1;
         let method = line.get(..first).ok_or(BAD_START)?;
         let version = line.get(second + 1..).ok_or(BAD_START)?;
         // Exactly two spaces (lwsstart, trws, lwsruri): where a request begins and ends must be one reading for all.
-        if method.is_empty() || second == first + 1 || memchr(b' ', version).is_some() || version.is_empty() {
+        if method.is_empty() || second == first + 1 || scan::find(version, b' ').is_some() || version.is_empty() {
             return Err(BAD_START);
         }
-        if memchr(0, line).is_some() || !(line.is_ascii() || std::str::from_utf8(line).is_ok()) {
+        if scan::find(line, 0).is_some() || !(line.is_ascii() || std::str::from_utf8(line).is_ok()) {
             return Err(BAD_START);
         }
         if second - first - 1 > limits.uri {
@@ -171,10 +192,21 @@ impl Index {
         Ok(())
     }
 
+    #[inline]
+    fn push(&mut self, line: Line) {
+        self.lines.push(line);
+        if let Some(first) = self.firsts.get_mut(line.id as usize) {
+            match first {
+                0 => *first = self.lines.len() as u32,
+                _ => self.repeated |= line.id.bit(),
+            }
+        }
+    }
+
     /// How long the message says it is; an unusable Content-Length leaves the body to the datagram's end where that is safe.
     fn whole_length(&self, bytes: &[u8]) -> Result<usize, ParseError> {
         let mut length: Option<usize> = None;
-        for line in self.lines.iter().filter(|l| l.id == HeaderId::ContentLength) {
+        for line in self.lines_of(HeaderId::ContentLength) {
             let text = bytes.get(line.value.start as usize..line.value.end as usize).unwrap_or_default();
             let value = crate::frame::digits(text).ok_or(ParseError::new(400, "Bad Content-Length"))?;
             if length.is_some_and(|seen| seen != value) {
@@ -192,14 +224,111 @@ impl Index {
     pub(crate) fn lines(&self) -> &[Line] {
         &self.lines
     }
+
+    /// The number of a header's first line, counted from 0.
+    #[inline]
+    pub(crate) fn first_of(&self, id: HeaderId) -> Option<usize> {
+        (self.firsts.get(id as usize).copied().unwrap_or_default() as usize).checked_sub(1)
+    }
+
+    /// A header's lines in order.
+    #[inline]
+    pub(crate) fn lines_of(&self, id: HeaderId) -> impl Iterator<Item = &Line> + Clone {
+        let lines = match self.first_of(id) {
+            None => &[],
+            Some(first) if self.is_repeated(id) => self.lines.get(first..).unwrap_or_default(),
+            Some(first) => self.lines.get(first..=first).unwrap_or_default(),
+        };
+        lines.iter().filter(move |l| l.id == id)
+    }
+
+    /// As [`Index::lines_of`], with their numbers.
+    pub(crate) fn numbered_lines_of(&self, id: HeaderId) -> impl Iterator<Item = (usize, &Line)> {
+        let first = self.first_of(id).unwrap_or(self.lines.len());
+        self.lines.iter().enumerate().skip(first).filter(move |(_, l)| l.id == id)
+    }
+
+    /// Whether a header has more than one line.
+    pub(crate) fn is_repeated(&self, id: HeaderId) -> bool {
+        self.repeated & id.bit() != 0
+    }
+
+    /// One bit for each header that has more than one line.
+    pub(crate) fn repeated(&self) -> u64 {
+        self.repeated
+    }
 }
+
+/// The ends of lines one after the other. As long as no control character stands in a line they are found at once, 64
+/// octets looked at at a time; from the first that does on, each line is read by [`line_end`].
+struct LineEnds<'a> {
+    bytes: &'a [u8],
+    found: SmallVec<[u32; 32]>,
+    taken: usize,
+    /// Whether all that was looked at is ASCII.
+    ascii: bool,
+}
+
+impl<'a> LineEnds<'a> {
+    #[inline]
+    fn new(bytes: &'a [u8]) -> Self {
+        let mut ends = Self { bytes, found: SmallVec::new(), taken: 0, ascii: true };
+        ends.look();
+        ends
+    }
+
+    /// Finds line ends up to the empty line or to what has to be read with care.
+    #[inline]
+    fn look(&mut self) {
+        let (mut at, mut line, mut open) = (0, 0, false);
+        while let Some(marks) = scan::block(self.bytes, at) {
+            // Control characters that neither are an LF nor stand before one. The last octet is judged by the next block.
+            let others = marks.controls & !(marks.newlines | (marks.newlines >> 1));
+            if others & !LAST != 0 || (open && marks.newlines & 1 == 0) {
+                return;
+            }
+            open = others & LAST != 0;
+            self.ascii &= marks.ascii;
+            let mut newlines = marks.newlines;
+            while newlines != 0 {
+                let newline = at + newlines.trailing_zeros() as usize;
+                newlines &= newlines - 1;
+                let end = newline.wrapping_sub(1);
+                if self.bytes.get(end) != Some(&b'\r') {
+                    return;
+                }
+                self.found.push(end as u32);
+                if end == line {
+                    return;
+                }
+                line = newline + 1;
+            }
+            at += BLOCK;
+        }
+    }
+
+    /// Where the line ends that begins at `start`, which is the beginning or just past the line end given last.
+    #[inline]
+    fn next(&mut self, start: usize) -> Option<usize> {
+        if let Some(end) = self.found.get(self.taken) {
+            self.taken += 1;
+            return Some(*end as usize);
+        }
+        self.ascii = false;
+        line_end(self.bytes, start)
+    }
+}
+
+/// The bit of a block's last octet.
+const LAST: u64 = 1 << (BLOCK - 1);
 
 /// Where the line that begins at `start` ends with CR LF. A bare CR or LF and a NUL outside a quoted pair end the search:
 /// we and our neighbours must agree where headers end (S-030).
+#[cold]
 fn line_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start;
     loop {
-        at = next_control(bytes, at)?;
+        at += bytes.get(at..)?.iter().position(|b| *b < 0x20)?;
         match bytes.get(at)? {
             b'\r' => return (bytes.get(at + 1) == Some(&b'\n')).then_some(at),
             b'\n' => return None,
@@ -207,34 +336,6 @@ fn line_end(bytes: &[u8], start: usize) -> Option<usize> {
             _ => at += 1,
         }
     }
-}
-
-const ONES: u64 = u64::MAX / 255;
-const HIGH_BITS: u64 = ONES * 0x80;
-
-/// Where the first octet below 0x20 stands.
-fn next_control(bytes: &[u8], at: usize) -> Option<usize> {
-    let below = |word: u64| word.wrapping_sub(ONES * 0x20) & !word & HIGH_BITS;
-    first_marked(bytes.get(at..)?, below, |b| b < 0x20).map(|found| at + found)
-}
-
-fn first_colon(line: &[u8]) -> Option<usize> {
-    let zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGH_BITS;
-    first_marked(line, |word| zero(word ^ (ONES * b':' as u64)), |b| b == b':')
-}
-
-/// Finds an octet, eight looked at at once: what is looked for comes so soon that a call of memchr for each would cost more.
-/// `mark` sets the high bit of each octet that is meant; a borrow may set wrong ones, but only behind the first.
-#[inline]
-fn first_marked(bytes: &[u8], mark: impl Fn(u64) -> u64, is_meant: impl Fn(u8) -> bool) -> Option<usize> {
-    let (words, tail) = bytes.as_chunks::<8>();
-    for (number, word) in words.iter().enumerate() {
-        let marks = mark(u64::from_le_bytes(*word));
-        if marks != 0 {
-            return Some(number * 8 + marks.trailing_zeros() as usize / 8);
-        }
-    }
-    tail.iter().position(|b| is_meant(*b)).map(|found| words.len() * 8 + found)
 }
 
 /// Whether the last octet is the second half of a quoted pair (RFC 3261 §25.1: intmeth).
@@ -252,38 +353,39 @@ fn ends_in_quoted_pair(line: &[u8]) -> bool {
     pair
 }
 
-/// Reads one line that stands at `start` of the message.
-fn read_line(line: &[u8], start: usize) -> Option<Line> {
-    let colon = first_colon(line)?;
-    let blank = |b: &u8| matches!(b, b' ' | b'\t');
-    let mut name = line.get(..colon)?;
-    while let Some((b' ' | b'\t', shorter)) = name.split_last() {
-        name = shorter;
+/// Reads the line from `start` to `end`.
+#[inline]
+fn read_line(bytes: &[u8], start: usize, end: usize) -> Option<Line> {
+    // What follows the line is looked at with it: names are short, and so are the last lines.
+    let colon = scan::find(bytes.get(start..)?, b':').map(|found| start + found).filter(|colon| *colon < end)?;
+    let blank = |at: usize| matches!(bytes.get(at), Some(b' ' | b'\t'));
+    let mut name_end = colon;
+    while name_end > start && blank(name_end - 1) {
+        name_end -= 1;
     }
+    let name = bytes.get(start..name_end)?;
     let id = HeaderId::from_name(name);
     // A name that we know is made of the right characters.
     if id == HeaderId::Other && (name.is_empty() || !name.iter().copied().all(is_token)) {
         return None;
     }
-    let (mut from, mut to) = (colon + 1, line.len());
-    while line.get(from).is_some_and(blank) {
+    let (mut from, mut to) = (colon + 1, end);
+    while from < end && blank(from) {
         from += 1;
     }
-    while to > from && line.get(to - 1).is_some_and(blank) {
+    while to > from && blank(to - 1) {
         to -= 1;
     }
-    Some(Line {
-        id,
-        name: range(start, start + name.len()),
-        value: range(start + from, start + to),
-        whole: range(start, start + line.len() + 2),
-    })
+    Some(Line { id, name: range(start, name_end), value: range(from, to), whole: range(start, end + 2) })
 }
 
 /// How many values a line has.
 fn count_values(bytes: &[u8], value: Range) -> usize {
     let mut rest = bytes.get(value.start as usize..value.end as usize);
     let mut count = 1;
+    if rest.is_none_or(|text| scan::find(text, b',').is_none()) {
+        return count;
+    }
     while let Some(at) = rest.and_then(|text| split::find_in(text, b',')) {
         rest = rest.and_then(|text| text.get(at + 1..));
         count += 1;

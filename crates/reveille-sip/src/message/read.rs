@@ -35,7 +35,7 @@ impl Message {
     /// When it is missing or empty.
     pub fn call_id(&self) -> Result<&str, HeaderError> {
         let value = self.required(HeaderId::CallId)?;
-        if value.is_empty() || value.contains(char::is_whitespace) {
+        if value.is_empty() || crate::split::has_white_space(value) {
             return Err(HeaderError::Malformed(HeaderId::CallId));
         }
         Ok(value)
@@ -95,6 +95,9 @@ impl Message {
     /// # Errors
     /// When one breaks the grammar, or `*` is not alone (S-104).
     pub fn contacts(&self) -> Result<Contacts<'_>, HeaderError> {
+        if !self.has(HeaderId::Contact) {
+            return Ok(Contacts::None);
+        }
         let mut list = SmallVec::new();
         let mut wildcard = false;
         for value in self.values(HeaderId::Contact) {
@@ -107,8 +110,7 @@ impl Message {
         match (wildcard, list.is_empty()) {
             (true, true) if self.values(HeaderId::Contact).count() == 1 => Ok(Contacts::Wildcard),
             (true, _) => Err(HeaderError::Malformed(HeaderId::Contact)),
-            (false, true) if self.has(HeaderId::Contact) => Err(HeaderError::Malformed(HeaderId::Contact)),
-            (false, true) => Ok(Contacts::None),
+            (false, true) => Err(HeaderError::Malformed(HeaderId::Contact)),
             (false, false) => Ok(Contacts::List(list)),
         }
     }

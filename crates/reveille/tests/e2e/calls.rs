@@ -7,7 +7,7 @@ use reveille_registrar::Transport;
 use reveille_testkit::pns::Provider;
 
 use super::stage::{
-    BOB, SOON, Stage, TRANSPORTS, accept, answer, call, copies, ended, hang_up, play, registered,
+    BOB, SOON, Stage, TRANSPORTS, accept, acknowledge, answer, call, copies, ended, hang_up, play, registered,
 };
 
 /// S-049, S-067, S-070, S-071: INVITE, ACK, re-INVITE and BYE from either side, whatever the two legs are.
@@ -27,19 +27,36 @@ async fn whole_calls_to(stage: &mut Stage, to: Transport) {
             answer(&mut call, &mut incoming).await;
 
             // The caller changes the session …
-            let (status, ()) = tokio::join!(async { call.request("INVITE", SOON).await.expect(&case).code() }, async {
+            let established = call.final_response(SOON).await.unwrap().message;
+            let (mut down, up) = (established.values("Record-Route"), incoming.invite().values("Record-Route"));
+            down.reverse();
+            let (callee, peer) =
+                (established.contact_uri().unwrap().to_owned(), incoming.invite().contact_uri().unwrap().to_owned());
+            let change = async {
+                let accepted = call.request("INVITE", SOON).await.expect(&case);
+                acknowledge(&caller, &accepted, &down, &callee);
+                accepted.code()
+            };
+            let (status, ()) = tokio::join!(change, async {
                 let again = incoming.expect_request("INVITE", SOON).await.expect(&case).message;
                 assert_eq!(again.headers("Route").count(), 0, "{case}: S-067");
                 incoming.respond_to(&again, 200, "OK").unwrap();
-                incoming.expect_ack(SOON).await.expect(&case);
+                let ack = incoming.expect_ack(SOON).await.expect(&case).message;
+                assert_eq!(ack.cseq().0, again.cseq().0, "{case}");
             });
             assert_eq!(status, 200, "{case}");
             // … and so does the called phone.
-            let (status, ()) = tokio::join!(async { incoming.request("INVITE", SOON).await.expect(&case).code() }, async {
+            let change = async {
+                let accepted = incoming.request("INVITE", SOON).await.expect(&case);
+                acknowledge(&bob, &accepted, &up, &peer);
+                accepted.code()
+            };
+            let (status, ()) = tokio::join!(change, async {
                 let again = call.expect_request("INVITE", SOON).await.expect(&case).message;
                 assert_eq!(again.headers("Route").count(), 0, "{case}: S-067");
                 accept(&caller, &again);
-                call.expect_request("ACK", SOON).await.expect(&case);
+                let ack = call.expect_request("ACK", SOON).await.expect(&case).message;
+                assert_eq!(ack.cseq().0, again.cseq().0, "{case}");
             });
             assert_eq!(status, 200, "{case}");
             for method in ["INFO", "UPDATE"] {

@@ -4,12 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use reveille::lab::LabOptions;
 use reveille_testkit::pns::{Provider, Verdict};
-use reveille_testkit::ua::Phone;
+use reveille_testkit::ua::{Phone, PushParams};
 use tokio::time::Instant;
 
 use super::stage::{
-    AT_ONCE, BOB, SOON, Stage, answer, call, copies, each_provider, ended, hang_up, play, prid, push, settle,
-    unavailable_at_once,
+    AT_ONCE, BOB, SOON, Stage, answer, call, copies, device, each_provider, ended, hang_up, play, prid, push,
+    registered, settle, unavailable_at_once,
 };
 
 /// P-065, P-153: the request was at fault, not the token: 480 at once, and the next call tries again.
@@ -41,29 +41,53 @@ async fn subscription_not_found_webpush() {
 
 /// The caller hears 480 at once, the binding stays without its token (P-134, P-156), nothing is pushed to it any more (P-119).
 async fn dead_token(stage: &mut Stage, provider: Provider, verdict: Verdict) {
-    let mut phone = stage.asleep("bob", provider).await;
-    stage.lab.pns.set_verdict(prid(&phone), verdict);
+    let mut phone = registered(device(stage.phone("bob", provider), 1)).await;
+    phone.sleep().await;
     let caller = stage.caller().await;
-    unavailable_at_once(&caller, BOB).await;
-    assert_eq!(stage.pushes(&phone), 1);
-    unavailable_at_once(&caller, BOB).await;
+    dies(stage, &caller, &phone, verdict).await;
     assert_eq!(caller.message(BOB, "hello").await.unwrap().code(), 480);
     assert_eq!(stage.pushes(&phone), 1, "a dead token is not pushed to");
-
-    stage.lab.pns.set_verdict(prid(&phone), Verdict::Accept);
     phone.connect().await.unwrap();
-    let bindings = fetch(&mut phone).await;
-    assert_eq!(bindings, 1, "P-134: the binding stays");
+    assert_eq!(fetch(&mut phone).await, 1, "P-134: the binding stays");
+    comes_back(stage, &mut phone, provider).await;
+    let new = stage.lab.pns.register_device(provider);
+    phone.set_push(Some(PushParams::of(&new)));
+    assert_eq!(phone.register(3600).await.unwrap().code(), 200, "a new token is as good as any");
+    assert_eq!(fetch(&mut phone).await, 1);
+}
+
+/// P-156 for a phone without instance-id, which no one can tell from a new one but by its token.
+async fn dead_token_of_a_nameless_phone(stage: &mut Stage, provider: Provider) {
+    let mut phone = stage.asleep("bob", provider).await;
+    let caller = stage.caller().await;
+    let since = SystemTime::now() + Duration::from_secs(2);
+    dies(stage, &caller, &phone, Verdict::Gone { since: Some(since) }).await;
+    phone.connect().await.unwrap();
+    comes_back(stage, &mut phone, provider).await;
+    assert_eq!(fetch(&mut phone).await, 1, "P-045: the same token is the same binding");
+}
+each_provider!(dead_token_of_a_nameless_phone, LabOptions::default());
+
+/// Two calls, of which the first finds the token dead and the second does not try it.
+async fn dies(stage: &Stage, caller: &Phone, phone: &Phone, verdict: Verdict) {
+    stage.lab.pns.set_verdict(prid(phone), verdict);
+    unavailable_at_once(caller, BOB).await;
+    unavailable_at_once(caller, BOB).await;
+    assert_eq!(stage.pushes(phone), 1, "a dead token is not pushed to");
+    stage.lab.pns.set_verdict(prid(phone), Verdict::Accept);
+}
+
+/// The phone registers with its dead token again (P-156).
+async fn comes_back(stage: &Stage, phone: &mut Phone, provider: Provider) {
     let answer = phone.register(3600).await.unwrap();
     if provider == Provider::Apns {
-        // P-156: APNs revives tokens, so the first verdict is forgiven to a phone that registers again.
+        // APNs revives tokens, so the first verdict is forgiven to a phone that registers again.
         assert_eq!((answer.code(), answer.feature_cap("+sip.pns").as_deref()), (200, Some("apns")));
         phone.sleep().await;
-        rings(stage, &caller, &mut phone).await;
+        let caller = stage.caller().await;
+        rings(stage, &caller, phone).await;
     } else {
         assert_eq!(answer.code(), 555, "P-156: elsewhere a dead token stays dead for a day");
-        phone.set_push(Some(reveille_testkit::ua::PushParams::of(&stage.lab.pns.register_device(provider))));
-        assert_eq!(phone.register(3600).await.unwrap().code(), 200, "a new token is as good as any");
     }
 }
 
@@ -99,15 +123,34 @@ async fn no_refresh_in_time(stage: &mut Stage, provider: Provider) {
 }
 each_provider!(no_refresh_in_time, push("call_wait = \"1s\""));
 
-/// P-055, P-067: the same for a MESSAGE: 480, never 408 (S-055).
+/// P-066, P-067: the same for a MESSAGE: 480, never 408 (S-055), and nothing before it (S-054).
 async fn message_is_not_held_for_ever(stage: &mut Stage, provider: Provider) {
     let phone = stage.asleep("bob", provider).await;
     stage.lab.pns.set_verdict(prid(&phone), Verdict::Blackhole);
     let caller = stage.caller().await;
     assert_eq!(caller.message(BOB, "hello").await.unwrap().code(), 480);
     assert_eq!(stage.pushes(&phone), 1);
+    assert_eq!(trying(&caller), 0, "S-054: no 100 within the first seconds");
 }
 each_provider!(message_is_not_held_for_ever, push("request_wait = \"1s\""));
+
+/// S-054: a MESSAGE that has waited past the point where Timer E would have reached T2 is told so, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn message_that_waits_long_gets_100() {
+    play(push("request_wait = \"6s\""), async |stage| {
+        let phone = stage.asleep("bob", Provider::Fcm).await;
+        stage.lab.pns.set_verdict(prid(&phone), Verdict::Blackhole);
+        let caller = stage.caller().await;
+        assert_eq!(caller.message(BOB, "hello").await.unwrap().code(), 480);
+        assert_eq!(trying(&caller), 1);
+    })
+    .await;
+}
+
+/// How many 100 this phone has received.
+fn trying(caller: &Phone) -> usize {
+    String::from_utf8_lossy(&caller.transcript()).matches("SIP/2.0 100 ").count()
+}
 
 /// P-065: a push service that is overloaded or broken fails the call by its deadline, and is well again afterwards.
 async fn push_service_ill(stage: &mut Stage, provider: Provider) {

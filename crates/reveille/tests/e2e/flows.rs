@@ -5,7 +5,7 @@ use reveille_testkit::pns::Provider;
 use tokio::time::{Instant, timeout};
 
 use super::stage::{
-    device, AT_ONCE, BOB, SOON, Stage, answer, call, copies, each_provider, hang_up, push, registered,
+    AT_ONCE, BOB, SOON, Stage, answer, call, copies, device, each_provider, ended, hang_up, push, registered, settle,
 };
 
 /// P-054: a phone that was heard a moment ago is not pushed.
@@ -70,6 +70,23 @@ async fn message_on_a_dead_flow_falls_back_to_push(stage: &mut Stage, provider: 
     assert_eq!((status, stage.pushes(&phone)), (200, 1));
 }
 each_provider!(message_on_a_dead_flow_falls_back_to_push, push("flow_patience = \"500ms\""));
+
+/// S-050, S-051: the caller gives up before anybody knows that the connection is dead. Its 487 does not wait for Timer B.
+async fn cancelled_on_a_dead_flow(stage: &mut Stage, provider: Provider) {
+    let mut phone = stage.awake("bob", provider).await;
+    let dead = phone.drop_silently().await;
+    let caller = stage.caller().await;
+    let mut call = call(&caller, BOB).await;
+    let start = Instant::now();
+    assert_eq!(call.cancel(SOON).await.unwrap().code(), 200);
+    assert_eq!(ended(&mut call).await, 487);
+    assert!(start.elapsed() < AT_ONCE, "487 took {:?}", start.elapsed());
+    drop(dead);
+    stage.refresh(&mut phone).await;
+    settle(&caller, call.call_id(), &phone).await;
+    assert_eq!((phone.invites().len(), stage.pushes(&phone)), (0, 0), "a call that is over wakes nobody");
+}
+each_provider!(cancelled_on_a_dead_flow, LabOptions::default());
 
 /// P-086: the connection was closed in order; the binding lives on by its token.
 async fn closed_flow_is_pushed(stage: &mut Stage, provider: Provider) {

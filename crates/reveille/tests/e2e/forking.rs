@@ -4,7 +4,7 @@ use reveille::lab::LabOptions;
 use reveille_registrar::Transport;
 use reveille_testkit::ua::{IncomingCall, OutgoingCall, Phone};
 
-use super::stage::{device, BOB, SOON, Stage, answer, call, copies, ended, hang_up, play, registered};
+use super::stage::{BOB, SOON, Stage, answer, call, copies, device, ended, hang_up, play, registered};
 
 /// Two phones of bob over different transports, a caller, and a call that both have.
 struct Forked {
@@ -33,7 +33,8 @@ async fn answered_elsewhere() {
         for transports in
             [[Transport::Tls, Transport::Tcp], [Transport::Udp, Transport::Tls], [Transport::Tcp, Transport::Udp]]
         {
-            let Forked { mut phones, mut call, offers: [mut one, mut other], .. } = forked(stage, transports).await;
+            let Forked { mut phones, mut call, offers: [mut one, mut other], caller: _caller } =
+                forked(stage, transports).await;
             one.ring().unwrap();
             other.ring().unwrap();
             answer(&mut call, &mut one).await;
@@ -68,7 +69,7 @@ async fn busy_here_answered_there() {
 async fn refused_by_both() {
     play(LabOptions::default(), async |stage| {
         for (first, second, heard) in [(486, 486, 486), (486, 404, 404), (480, 503, 480), (486, 603, 603)] {
-            let Forked { mut phones, mut call, offers: [one, other], .. } =
+            let Forked { mut phones, mut call, offers: [one, other], caller: _caller } =
                 forked(stage, [Transport::Tls, Transport::Tcp]).await;
             one.reject(first, "No").unwrap();
             other.reject(second, "No").unwrap();

@@ -6,7 +6,7 @@ use reveille_testkit::pns::{DeviceKind, Provider};
 use reveille_testkit::ua::{PushParams, SipMessage};
 
 use super::stage::{
-    device, BOB, SOON, Stage, answer, call, each_provider, ended, hang_up, play, prid, registered, unavailable_at_once,
+    BOB, SOON, Stage, answer, call, device, each_provider, ended, hang_up, play, prid, registered, unavailable_at_once,
 };
 
 fn query(provider: Option<&str>) -> PushParams {

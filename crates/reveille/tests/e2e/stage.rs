@@ -236,6 +236,20 @@ pub(crate) fn accept(phone: &Phone, request: &SipMessage) {
     phone.send_raw(response.to_bytes()).unwrap();
 }
 
+/// The ACK for a re-INVITE that was accepted. It takes the route set of the dialog: nobody records a route in a re-INVITE,
+/// and its answer could not change the set if somebody did (RFC 3261 §12.2.1.2).
+pub(crate) fn acknowledge(phone: &Phone, accepted: &SipMessage, routes: &[String], target: &str) {
+    let mut ack = phone.request("ACK", target, target);
+    for name in ["From", "To", "Call-ID"] {
+        ack.set(name, accepted.header(name).expect("a whole response"));
+    }
+    ack.set("CSeq", &format!("{} ACK", accepted.cseq().0));
+    for route in routes {
+        ack.push("Route", route);
+    }
+    phone.send_raw(ack.to_bytes()).unwrap();
+}
+
 /// GET over plain HTTP: status and body.
 pub(crate) async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     let exchange = async {

@@ -5,7 +5,8 @@ use reveille_testkit::pns::{DeviceKind, Provider, Service, Verdict};
 use reveille_testkit::ua::{Ending, SleepyConfig, SleepyPhone, Step};
 
 use super::stage::{
-    device, BOB, SOON, Stage, answer, call, copies, each_provider, ended, hang_up, play, prid, registered, unavailable_at_once,
+    BOB, SOON, Stage, answer, call, copies, device, each_provider, ended, hang_up, play, prid, registered,
+    unavailable_at_once,
 };
 
 /// P-052, P-058, P-061, P-062, S-043: one push, the INVITE once, and a whole call; each side hangs up once.

@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test or a measurement ends where something unexpected happens")]
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
@@ -36,7 +35,7 @@ pub(crate) struct Server {
     child: Child,
     lines: mpsc::UnboundedReceiver<Value>,
     tail: Arc<Mutex<Vec<String>>>,
-    listeners: BTreeMap<String, SocketAddr>,
+    listeners: Vec<(String, SocketAddr)>,
     admin: SocketAddr,
 }
 
@@ -67,15 +66,20 @@ impl Server {
             }
         });
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { child, lines, tail, listeners: BTreeMap::new(), admin: unknown };
+        let mut server = Self { child, lines, tail, listeners: Vec::new(), admin: unknown };
         let serves = server.line("the node serves").await;
         server.admin = serves["admin"].as_str().and_then(|addr| addr.parse().ok()).expect("the admin port is logged");
         server
     }
 
-    /// The listener of a transport, by its name in the configuration.
+    /// The first listener of a transport, by its name in the configuration.
     pub(crate) fn addr(&self, transport: &str) -> SocketAddr {
-        self.listeners[transport]
+        self.addrs(transport)[0]
+    }
+
+    /// The listeners of a transport, in the order of the configuration.
+    pub(crate) fn addrs(&self, transport: &str) -> Vec<SocketAddr> {
+        self.listeners.iter().filter(|(name, _)| name == transport).map(|(_, addr)| *addr).collect()
     }
 
     /// The next event with this message; those before it are let pass.
@@ -89,7 +93,7 @@ impl Server {
             let text = event["message"].as_str().unwrap_or_default();
             if text == "listening" {
                 let addr = event["addr"].as_str().and_then(|addr| addr.parse().ok()).expect("an address");
-                self.listeners.insert(event["transport"].as_str().unwrap_or_default().to_owned(), addr);
+                self.listeners.push((event["transport"].as_str().unwrap_or_default().to_owned(), addr));
             }
             if text == message {
                 return event;

@@ -1,0 +1,116 @@
+//! Looking at sixteen octets at once.
+//!
+//! What is looked for in a message's head comes so soon that a call of `memchr` for each would cost more than it saves.
+
+use wide::u8x16;
+
+/// As many octets as [`Marks`] tells of, one bit each.
+pub(crate) const BLOCK: usize = 64;
+
+/// Where `needle` stands first.
+#[inline]
+pub(crate) fn find(bytes: &[u8], needle: u8) -> Option<usize> {
+    let (chunks, tail) = bytes.as_chunks::<16>();
+    let sought = u8x16::splat(needle);
+    for (number, chunk) in chunks.iter().enumerate() {
+        let marks = u8x16::new(*chunk).simd_eq(sought).to_bitmask();
+        if marks != 0 {
+            return Some(number * 16 + marks.trailing_zeros() as usize);
+        }
+    }
+    tail.iter().position(|b| *b == needle).map(|found| chunks.len() * 16 + found)
+}
+
+/// Whether all octets are ASCII, and none is a control character or a space.
+pub(crate) fn is_graphic(bytes: &[u8]) -> bool {
+    // No early end, so that the compiler can look at sixteen at once.
+    bytes.iter().fold(true, |all, b| all & (*b > b' ') & (*b < 0x7f))
+}
+
+/// The marks of the block that begins at `at`, the last one filled up with spaces; `None` past the end.
+#[inline]
+pub(crate) fn block(bytes: &[u8], at: usize) -> Option<Marks> {
+    let rest = bytes.get(at..)?;
+    if let Some(block) = rest.first_chunk::<BLOCK>() {
+        return Some(Marks::of(block));
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut block = [b' '; BLOCK];
+    block.get_mut(..rest.len())?.copy_from_slice(rest);
+    Some(Marks::of(&block))
+}
+
+/// What stands where in 64 octets, one bit each.
+pub(crate) struct Marks {
+    /// LF.
+    pub(crate) newlines: u64,
+    /// All below 0x20.
+    pub(crate) controls: u64,
+    /// Whether all are ASCII.
+    pub(crate) ascii: bool,
+}
+
+impl Marks {
+    #[inline]
+    fn of(block: &[u8; BLOCK]) -> Self {
+        let (newline, last_control) = (u8x16::splat(b'\n'), u8x16::splat(0x1f));
+        let (mut newlines, mut controls, mut all) = (0, 0, u8x16::ZERO);
+        for (part, chunk) in block.as_chunks::<16>().0.iter().enumerate() {
+            let octets = u8x16::new(*chunk);
+            all |= octets;
+            newlines |= u64::from(octets.simd_eq(newline).to_bitmask()) << (16 * part);
+            controls |= u64::from(octets.min(last_control).simd_eq(octets).to_bitmask()) << (16 * part);
+        }
+        Self { newlines, controls, ascii: all.to_bitmask() == 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Octets that have every value, at every place of a block, beside every other kind.
+    fn blocks() -> impl Iterator<Item = [u8; BLOCK]> {
+        (0..=255_u8).flat_map(|value| {
+            [0, 9, 10, 13, b'a', 0x7f, 0x80, 0xff].map(|filler| {
+                let mut block = [filler; BLOCK];
+                block.iter_mut().skip(usize::from(value) % 7).step_by(5).for_each(|b| *b = value);
+                block
+            })
+        })
+    }
+
+    #[test]
+    fn each_octet_has_its_mark() {
+        let mask = |block: &[u8; BLOCK], is: &dyn Fn(u8) -> bool| {
+            block.iter().enumerate().fold(0_u64, |mask, (at, b)| mask | (u64::from(is(*b)) << at))
+        };
+        for block in blocks() {
+            let (newlines, controls) = (mask(&block, &|b| b == b'\n'), mask(&block, &|b| b < 0x20));
+            let marks = Marks::of(&block);
+            assert_eq!((marks.newlines, marks.controls, marks.ascii), (newlines, controls, block.is_ascii()));
+            for (from, needle) in [(0, 0x80), (3, 0xff), (40, 0), (62, 9), (63, b'a'), (64, 9)] {
+                assert_eq!(find(&block[from..], needle), block[from..].iter().position(|b| *b == needle));
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_block_is_filled_up_with_spaces() {
+        let text = [b'\n'; 70];
+        assert_eq!(block(&text, 0).unwrap().newlines, u64::MAX);
+        let last = block(&text, 64).unwrap();
+        assert_eq!((last.newlines, last.controls), (0b11_1111, 0b11_1111));
+        assert!(block(&text, 70).is_none() && block(&text, 71).is_none());
+    }
+
+    #[test]
+    fn graphic_is_what_can_be_seen() {
+        for byte in 0..=255_u8 {
+            let text = [b'a', b'a', byte];
+            assert_eq!(is_graphic(&text), byte.is_ascii_graphic(), "{byte}");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use self::write::{Sink, is_length_line, push_number, write_line_named, write_value};
 pub(crate) use self::write::{write_corrected_via, write_length, write_line};
-use crate::{header::HeaderId, message::Message, split};
+use crate::{header::HeaderId, message::{Line, Message}, split};
 
 /// A set of changes to a message.
 pub struct Edit<'m> {
@@ -233,10 +233,12 @@ impl<'m> Edit<'m> {
         // Headers whose first line has been dealt with.
         let mut written = 0_u64;
         let mut length_written = false;
-        for (at, line) in message.index().lines().iter().enumerate() {
-            if self.touched & line.id.bit() == 0 {
-                continue;
-            }
+        let (lines, touched, mut next) = (message.index().lines(), self.touched, 0);
+        let is_touched = |line: &Line| touched & line.id.bit() != 0;
+        while let Some(skipped) = lines.get(next..).and_then(|rest| rest.iter().position(is_touched)) {
+            let at = next + skipped;
+            next = at + 1;
+            let Some(line) = lines.get(at) else { break };
             if line.id == HeaderId::ContentLength {
                 // Always our own count of octets (S-025), and only one line of it.
                 if length_written || !is_length_line(message.raw(line.whole), body.len()) {

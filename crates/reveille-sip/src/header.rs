@@ -20,6 +20,7 @@ macro_rules! headers {
             const NAMES: &[(Self, &'static str)] = &[$((Self::$id, $name),)*];
 
             /// The header a name denotes, long or compact, in any case (S-001, S-004).
+            #[inline]
             pub fn from_name(name: &[u8]) -> Self {
                 if let [letter] = name {
                     return match letter.to_ascii_lowercase() {

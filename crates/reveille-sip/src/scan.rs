@@ -10,21 +10,63 @@ pub(crate) const BLOCK: usize = 64;
 /// Where `needle` stands first.
 #[inline]
 pub(crate) fn find(bytes: &[u8], needle: u8) -> Option<usize> {
-    let (chunks, tail) = bytes.as_chunks::<16>();
     let sought = u8x16::splat(needle);
-    for (number, chunk) in chunks.iter().enumerate() {
-        let marks = u8x16::new(*chunk).simd_eq(sought).to_bitmask();
-        if marks != 0 {
-            return Some(number * 16 + marks.trailing_zeros() as usize);
-        }
-    }
-    tail.iter().position(|b| *b == needle).map(|found| chunks.len() * 16 + found)
+    first_marked(bytes, |octets| octets.simd_eq(sought), |b| b == needle)
+}
+
+/// Where the first of two stands.
+#[inline]
+pub(crate) fn find_either(bytes: &[u8], one: u8, other: u8) -> Option<usize> {
+    let (first, second) = (u8x16::splat(one), u8x16::splat(other));
+    first_marked(bytes, |octets| octets.simd_eq(first) | octets.simd_eq(second), |b| b == one || b == other)
 }
 
 /// Whether all octets are ASCII, and none is a control character or a space.
 pub(crate) fn is_graphic(bytes: &[u8]) -> bool {
-    // No early end, so that the compiler can look at sixteen at once.
-    bytes.iter().fold(true, |all, b| all & (*b > b' ') & (*b < 0x7f))
+    let (space, delete) = (u8x16::splat(b' '), u8x16::splat(0x7f));
+    let marks = |octets: u8x16| octets.min(space).simd_eq(octets) | octets.max(delete).simd_eq(octets);
+    first_marked(bytes, marks, |b| b <= b' ' || b >= 0x7f).is_none()
+}
+
+/// Whether no octet is a control character, a space or a delimiter of URIs: `<`, `>` or `"`.
+pub(crate) fn is_undelimited(bytes: &[u8]) -> bool {
+    let (space, delete) = (u8x16::splat(b' '), u8x16::splat(0x7f));
+    let (open, close, quote) = (u8x16::splat(b'<'), u8x16::splat(b'>'), u8x16::splat(b'"'));
+    let marks = |octets: u8x16| {
+        let delimiters = octets.simd_eq(open) | octets.simd_eq(close) | octets.simd_eq(quote);
+        delimiters | octets.min(space).simd_eq(octets) | octets.simd_eq(delete)
+    };
+    first_marked(bytes, marks, |b| b <= b' ' || matches!(b, 0x7f | b'<' | b'>' | b'"')).is_none()
+}
+
+/// Whether a value has neither a second one beside it nor quotes or brackets.
+pub(crate) fn is_single_plain(bytes: &[u8]) -> bool {
+    let (comma, open, quote) = (u8x16::splat(b','), u8x16::splat(b'<'), u8x16::splat(b'"'));
+    let marks = |octets: u8x16| octets.simd_eq(comma) | octets.simd_eq(open) | octets.simd_eq(quote);
+    first_marked(bytes, marks, |b| matches!(b, b',' | b'<' | b'"')).is_none()
+}
+
+/// Where the first octet stands that `marks` marks with its high bit, as `is_marked` says of one alone.
+#[inline]
+fn first_marked(bytes: &[u8], marks: impl Fn(u8x16) -> u8x16, is_marked: impl Fn(u8) -> bool) -> Option<usize> {
+    let (chunks, tail) = bytes.as_chunks::<16>();
+    for (number, chunk) in chunks.iter().enumerate() {
+        let marks = marks(u8x16::new(*chunk)).to_bitmask();
+        if marks != 0 {
+            return Some(number * 16 + marks.trailing_zeros() as usize);
+        }
+    }
+    if tail.is_empty() {
+        return None;
+    }
+    match bytes.last_chunk::<16>() {
+        // The tail with what stands before it, where nothing was found.
+        Some(chunk) => {
+            let marks = marks(u8x16::new(*chunk)).to_bitmask();
+            (marks != 0).then(|| bytes.len() - 16 + marks.trailing_zeros() as usize)
+        }
+        None => tail.iter().position(|b| is_marked(*b)),
+    }
 }
 
 /// The marks of the block that begins at `at`, the last one filled up with spaces; `None` past the end.
@@ -91,8 +133,11 @@ mod tests {
             let (newlines, controls) = (mask(&block, &|b| b == b'\n'), mask(&block, &|b| b < 0x20));
             let marks = Marks::of(&block);
             assert_eq!((marks.newlines, marks.controls, marks.ascii), (newlines, controls, block.is_ascii()));
-            for (from, needle) in [(0, 0x80), (3, 0xff), (40, 0), (62, 9), (63, b'a'), (64, 9)] {
-                assert_eq!(find(&block[from..], needle), block[from..].iter().position(|b| *b == needle));
+            for (from, needle) in [(0, 0x80), (3, 0xff), (40, 0), (45, 10), (62, 9), (63, b'a'), (64, 9)] {
+                let block = &block[from..];
+                assert_eq!(find(block, needle), block.iter().position(|b| *b == needle));
+                let either = block.iter().position(|b| [needle, 1].contains(b));
+                assert_eq!(find_either(block, needle, 1), either);
             }
         }
     }
@@ -111,6 +156,18 @@ mod tests {
         for byte in 0..=255_u8 {
             let text = [b'a', b'a', byte];
             assert_eq!(is_graphic(&text), byte.is_ascii_graphic(), "{byte}");
+            assert_eq!(is_single_plain(&text), !b",<\"".contains(&byte), "{byte}");
+            let undelimited = byte > b' ' && !matches!(byte, 0x7f | b'<' | b'>' | b'"');
+            assert_eq!(is_undelimited(&text), undelimited, "{byte}");
+            for length in [15, 16, 17, 31, 33] {
+                let mut long = vec![b'a'; length];
+                for at in [0, 7, length - 2, length - 1] {
+                    long[at] = byte;
+                    assert_eq!(is_graphic(&long), byte.is_ascii_graphic(), "{byte} at {at} of {length}");
+                    assert_eq!(is_undelimited(&long), undelimited, "{byte} at {at} of {length}");
+                    long[at] = b'a';
+                }
+            }
         }
     }
 }

@@ -65,9 +65,7 @@ impl<'a> Uri<'a> {
         if !valid || rest.is_empty() {
             return Err(UriError::Scheme);
         }
-        // No early end, so that the compiler can look at sixteen at once.
-        let bad = |b: u8| (b <= b' ') | (b == 0x7f) | (b == b'<') | (b == b'>') | (b == b'"');
-        if text.bytes().fold(false, |any, b| any | bad(b)) {
+        if !scan::is_undelimited(text.as_bytes()) {
             return Err(UriError::Character);
         }
         let scheme = match scheme {
@@ -94,7 +92,7 @@ impl<'a> Uri<'a> {
                     None => (userinfo, None),
                 };
                 let sound = |part: &str, kind: u8| {
-                    part.bytes().all(|b| USERINFO[usize::from(b)] & kind != 0) && escapes_are_sound(part)
+                    part.bytes().all(|b| PARTS[usize::from(b)] & kind != 0) && escapes_are_sound(part)
                 };
                 if user.is_empty() || !sound(user, IN_USER) || !password.is_none_or(|p| sound(p, IN_PASSWORD)) {
                     return Err(UriError::Character);
@@ -104,7 +102,7 @@ impl<'a> Uri<'a> {
                 rest
             }
         };
-        let host_end = rest.bytes().position(|b| matches!(b, b';' | b'?')).unwrap_or(rest.len());
+        let host_end = scan::find_either(rest.as_bytes(), b';', b'?').unwrap_or(rest.len());
         let (hostport, rest) = rest.split_at(host_end);
         let (host, port) = split_host_port(hostport).ok_or(UriError::Host)?;
         if !is_host(host) || split::has_white_space(hostport) {
@@ -240,7 +238,7 @@ pub(crate) fn is_host(host: &str) -> bool {
     match host.strip_prefix('[') {
         // An address that is none has to go no further (RFC 5118 §4.10).
         Some(inner) => inner.strip_suffix(']').is_some_and(|i| i.parse::<Ipv6Addr>().is_ok()),
-        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')),
+        None => !host.is_empty() && host.bytes().all(|b| PARTS[usize::from(b)] & IN_HOST != 0),
     }
 }
 
@@ -248,8 +246,8 @@ const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')')
 }
 
-/// What may stand in a user part and in a password, the beginning of an escape included (RFC 3261 §25.1).
-static USERINFO: [u8; 256] = {
+/// What may stand in a user part, in a password, each with the beginning of an escape, and in a host (RFC 3261 §25.1).
+static PARTS: [u8; 256] = {
     let mut table = [0; 256];
     let mut byte = 0_u8;
     while byte < 128 {
@@ -258,6 +256,9 @@ static USERINFO: [u8; 256] = {
         } else if matches!(byte, b';' | b'?' | b'/') {
             table[byte as usize] = IN_USER;
         }
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_') {
+            table[byte as usize] |= IN_HOST;
+        }
         byte += 1;
     }
     table
@@ -265,6 +266,7 @@ static USERINFO: [u8; 256] = {
 
 const IN_USER: u8 = 1;
 const IN_PASSWORD: u8 = 2;
+const IN_HOST: u8 = 4;
 
 /// Whether each `%` is followed by two hex digits.
 pub(crate) fn escapes_are_sound(text: &str) -> bool {

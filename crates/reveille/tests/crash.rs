@@ -139,7 +139,7 @@ impl Worker {
         self.note(&name, Knowledge::Nothing);
         self.answered(phone.register(3600).await.ok()?.code());
         self.note(&name, Knowledge::Bound(contact));
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             self.answered(phone.register(3600).await.ok()?.code());
         }
         if n % 4 == 1 {

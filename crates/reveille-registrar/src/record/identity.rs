@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr};
 use reveille_push::PushTarget;
 use reveille_sip::uri::{self, Uri};
 
-use super::{Binding, BindingKey, Record};
+use super::{Binding, BindingKey, Record, fingerprint};
 
 /// What tells a Contact's binding from others.
 #[derive(Clone, Copy, Debug)]
@@ -51,10 +51,13 @@ impl Identity<'_> {
         let by_uri = candidates().filter(unnamed).find(|binding| same_uri(self.uri, &binding.contact));
         let by_token = || {
             // The same token from another address: the phone moved. From the other address family: its second binding.
+            // A token that was called dead still tells whose binding it was (P-156).
+            let push = self.push?;
+            let token = fingerprint(push);
             candidates().filter(|binding| binding.instance.is_none()).find(|binding| {
-                self.push.is_some()
-                    && binding.push.as_ref() == self.push
-                    && AddressFamily::of(&binding.contact) == family
+                let same = binding.push.as_ref() == Some(push)
+                    || (binding.push.is_none() && binding.dead_push.is_some_and(|dead| dead.target == token));
+                same && AddressFamily::of(&binding.contact) == family
             })
         };
         by_uri.or_else(by_token).map(|binding| binding.key)

@@ -1,6 +1,9 @@
 //! Writing lines, and the Via that a proxy corrects.
 
-use std::{io::Write, net::IpAddr};
+use std::{
+    io::Write,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use bytes::BytesMut;
 
@@ -28,7 +31,7 @@ impl Sink for BytesMut {
 /// The first value of a Via line with `received` and `rport` as we know them; the other values as they were.
 pub(crate) fn write_corrected_via(out: &mut Vec<u8>, line: &[u8], received: Option<IpAddr>, rport: Option<u16>) {
     // Nearly every line is one value without a quoted parameter, where every semicolon separates.
-    let plain = memchr::memchr3(b',', b'"', b'<', line).is_none();
+    let plain = scan::is_single_plain(line);
     let find = |text: &[u8], byte| match plain {
         true => scan::find(text, byte),
         false => split::find_in(text, byte),
@@ -59,14 +62,7 @@ pub(crate) fn write_corrected_via(out: &mut Vec<u8>, line: &[u8], received: Opti
     if let Some(received) = received {
         out.extend_from_slice(b";received=");
         match received {
-            IpAddr::V4(address) => {
-                for (at, octet) in address.octets().into_iter().enumerate() {
-                    if at > 0 {
-                        out.push(b'.');
-                    }
-                    push_number(out, usize::from(octet));
-                }
-            }
+            IpAddr::V4(address) => push_ipv4(out, address),
             IpAddr::V6(address) => {
                 let _ = write!(out, "{address}"); // no brackets (S-031)
             }
@@ -93,10 +89,7 @@ pub(crate) fn write_length(out: &mut impl Sink, length: usize) {
 
 /// A number in decimal; the formatting machinery is ten times dearer.
 pub(super) fn push_number(out: &mut impl Sink, number: usize) {
-    if let Ok(digit @ 0..10) = u8::try_from(number) {
-        return out.put(&[b'0' + digit]);
-    }
-    let (mut digits, mut rest, mut start) = ([0; 20], number, 20);
+    let (mut digits, mut rest, mut start) = ([b'0'; 20], number, 20);
     for (at, digit) in digits.iter_mut().enumerate().rev() {
         *digit = b'0' + (rest % 10) as u8;
         rest /= 10;
@@ -106,6 +99,23 @@ pub(super) fn push_number(out: &mut impl Sink, number: usize) {
         }
     }
     out.put(digits.get(start..).unwrap_or_default());
+}
+
+/// An address as four octets in decimal.
+fn push_ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
+    let (mut text, mut length) = ([b'.'; 16], 0);
+    for octet in address.octets() {
+        let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|d| b'0' + d);
+        let digits = digits.get(if octet >= 100 { 0 } else if octet >= 10 { 1 } else { 2 }..).unwrap_or_default();
+        for digit in digits {
+            if let Some(place) = text.get_mut(length) {
+                *place = *digit;
+            }
+            length += 1;
+        }
+        length += 1; // the dot is there
+    }
+    out.extend_from_slice(text.get(..length - 1).unwrap_or_default());
 }
 
 pub(crate) fn write_line(out: &mut Vec<u8>, name: &str, value: &str) {

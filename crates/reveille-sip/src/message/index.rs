@@ -278,7 +278,7 @@ impl<'a> LineEnds<'a> {
     }
 
     /// Finds line ends up to the empty line or to what has to be read with care.
-    #[inline]
+    #[inline(never)] // registers are scarce in what calls it
     fn look(&mut self) {
         let (mut at, mut line, mut open) = (0, 0, false);
         while let Some(marks) = scan::block(self.bytes, at) {
@@ -354,29 +354,48 @@ fn ends_in_quoted_pair(line: &[u8]) -> bool {
 }
 
 /// Reads the line from `start` to `end`.
-#[inline]
+#[inline(never)] // registers are scarce in what calls it
 fn read_line(bytes: &[u8], start: usize, end: usize) -> Option<Line> {
-    // What follows the line is looked at with it: names are short, and so are the last lines.
-    let colon = scan::find(bytes.get(start..)?, b':').map(|found| start + found).filter(|colon| *colon < end)?;
-    let blank = |at: usize| matches!(bytes.get(at), Some(b' ' | b'\t'));
-    let mut name_end = colon;
-    while name_end > start && blank(name_end - 1) {
-        name_end -= 1;
+    let line = bytes.get(start..end)?;
+    let colon = scan::find(line, b':')?;
+    let (mut name, mut value) = (line.get(..colon)?, line.get(colon + 1..)?);
+    let mut from = start + colon + 1;
+    if let [b' ', rest @ ..] = value {
+        (value, from) = (rest, from + 1);
     }
-    let name = bytes.get(start..name_end)?;
+    // Nearly everyone writes one space and no more.
+    let is_low = |b: Option<&u8>| b.is_some_and(|b| *b <= b' ');
+    if is_low(name.last()) || is_low(value.first()) || is_low(value.last()) {
+        name = trim_end(name);
+        let shorter = trim_start(value);
+        from += value.len() - shorter.len();
+        value = trim_end(shorter);
+    }
     let id = HeaderId::from_name(name);
     // A name that we know is made of the right characters.
     if id == HeaderId::Other && (name.is_empty() || !name.iter().copied().all(is_token)) {
         return None;
     }
-    let (mut from, mut to) = (colon + 1, end);
-    while from < end && blank(from) {
-        from += 1;
+    Some(Line {
+        id,
+        name: range(start, start + name.len()),
+        value: range(from, from + value.len()),
+        whole: range(start, end + 2),
+    })
+}
+
+fn trim_start(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
     }
-    while to > from && blank(to - 1) {
-        to -= 1;
+    text
+}
+
+fn trim_end(mut text: &[u8]) -> &[u8] {
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
     }
-    Some(Line { id, name: range(start, name_end), value: range(from, to), whole: range(start, end + 2) })
+    text
 }
 
 /// How many values a line has.

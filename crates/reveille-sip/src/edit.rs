@@ -9,7 +9,11 @@ use smallvec::SmallVec;
 
 use self::write::{Sink, is_length_line, push_number, write_line_named, write_value};
 pub(crate) use self::write::{write_corrected_via, write_length, write_line};
-use crate::{header::HeaderId, message::{Line, Message}, split};
+use crate::{
+    header::HeaderId,
+    message::{Line, Message},
+    split,
+};
 
 /// A set of changes to a message.
 pub struct Edit<'m> {

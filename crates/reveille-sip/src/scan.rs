@@ -39,11 +39,12 @@ pub(crate) fn is_undelimited(bytes: &[u8]) -> bool {
     first_marked(bytes, marks, |b| b <= b' ' || matches!(b, 0x7f | b'<' | b'>' | b'"')).is_none()
 }
 
-/// Whether a value has neither a second one beside it nor quotes or brackets.
-pub(crate) fn is_single_plain(bytes: &[u8]) -> bool {
-    let (comma, open, quote) = (u8x16::splat(b','), u8x16::splat(b'<'), u8x16::splat(b'"'));
-    let marks = |octets: u8x16| octets.simd_eq(comma) | octets.simd_eq(open) | octets.simd_eq(quote);
-    first_marked(bytes, marks, |b| matches!(b, b',' | b'<' | b'"')).is_none()
+/// Where the first of three stands.
+#[inline]
+pub(crate) fn find_any(bytes: &[u8], sought: [u8; 3]) -> Option<usize> {
+    let [first, second, third] = sought.map(u8x16::splat);
+    let marks = |octets: u8x16| octets.simd_eq(first) | octets.simd_eq(second) | octets.simd_eq(third);
+    first_marked(bytes, marks, |b| sought.contains(&b))
 }
 
 /// Where the first octet stands that `marks` marks with its high bit, as `is_marked` says of one alone.
@@ -156,7 +157,7 @@ mod tests {
         for byte in 0..=255_u8 {
             let text = [b'a', b'a', byte];
             assert_eq!(is_graphic(&text), byte.is_ascii_graphic(), "{byte}");
-            assert_eq!(is_single_plain(&text), !b",<\"".contains(&byte), "{byte}");
+            assert_eq!(find_any(&text, *b",<\""), b",<\"".contains(&byte).then_some(2), "{byte}");
             let undelimited = byte > b' ' && !matches!(byte, 0x7f | b'<' | b'>' | b'"');
             assert_eq!(is_undelimited(&text), undelimited, "{byte}");
             for length in [15, 16, 17, 31, 33] {

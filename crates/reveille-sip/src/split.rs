@@ -1,6 +1,6 @@
 //! Cutting header values at separators that stand outside quotes and angle brackets (S-007).
 
-use memchr::{memchr, memchr2, memchr3};
+use memchr::{memchr, memchr2};
 
 use crate::scan;
 
@@ -38,7 +38,7 @@ pub fn find(text: &str, separator: u8) -> Option<usize> {
 pub(crate) fn find_in(bytes: &[u8], separator: u8) -> Option<usize> {
     let mut at = 0;
     loop {
-        let hit = at + memchr3(separator, b'"', b'<', bytes.get(at..)?)?;
+        let hit = at + scan::find_any(bytes.get(at..)?, [separator, b'"', b'<'])?;
         at = match bytes.get(hit)? {
             byte if *byte == separator => return Some(hit),
             b'"' => quote_end(bytes, hit + 1)?,
@@ -67,7 +67,7 @@ pub(crate) fn has_white_space(text: &str) -> bool {
 pub fn is_balanced(text: &str) -> bool {
     let bytes = text.as_bytes();
     let mut at = 0;
-    while let Some(hit) = bytes.get(at..).and_then(|rest| memchr3(b'"', b'<', b'>', rest)).map(|hit| at + hit) {
+    while let Some(hit) = bytes.get(at..).and_then(|rest| scan::find_any(rest, *b"\"<>")).map(|hit| at + hit) {
         let end = match bytes.get(hit) {
             Some(b'"') => quote_end(bytes, hit + 1),
             Some(b'<') => {

@@ -26,9 +26,14 @@ impl<'a> Params<'a> {
 
     /// A parameter by name: outer `None` if absent, inner `None` if it has no value.
     pub fn get(&self, name: &str) -> Option<Option<&'a str>> {
-        // Only what begins as the name is looked at closely.
+        // Only what begins as the name, and goes on no further, is looked at closely.
+        let begins = |param: &&str| match param.as_bytes().split_at_checked(name.len()) {
+            Some((_, [next, ..])) if is_token(*next) => false,
+            Some((begin, _)) => begin.eq_ignore_ascii_case(name.as_bytes()),
+            None => false,
+        };
         split::outside_quotes(self.0, b';')
-            .filter(|p| p.as_bytes().get(..name.len()).is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes())))
+            .filter(begins)
             .filter(|p| !p.is_empty())
             .map(name_and_value)
             .find(|(found, _)| found.len() == name.len())

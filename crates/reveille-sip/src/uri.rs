@@ -174,8 +174,12 @@ impl<'a> Uri<'a> {
         while !rest.is_empty() {
             let (param, below) = cut(rest, b';').unwrap_or((rest, ""));
             rest = below;
-            // Only what begins as the name is looked at closely.
-            if param.is_empty() || !param.as_bytes().get(..name.len()).is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes())) {
+            // Only what begins as the name, and goes on no further, is looked at closely.
+            let begins = match param.as_bytes().split_at_checked(name.len()) {
+                Some((begin, [] | [b'=', ..])) => begin.eq_ignore_ascii_case(name.as_bytes()),
+                _ => false,
+            };
+            if param.is_empty() || !begins {
                 continue;
             }
             let (found, value) = cut(param, b'=').map_or((param, None), |(found, value)| (found, Some(value)));
@@ -270,10 +274,11 @@ const IN_HOST: u8 = 4;
 
 /// Whether each `%` is followed by two hex digits.
 pub(crate) fn escapes_are_sound(text: &str) -> bool {
-    scan::find(text.as_bytes(), b'%').is_none() || text.split('%').skip(1).all(|part| {
-        let digits = part.as_bytes();
-        matches!(digits, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
-    })
+    scan::find(text.as_bytes(), b'%').is_none()
+        || text.split('%').skip(1).all(|part| {
+            let digits = part.as_bytes();
+            matches!(digits, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
+        })
 }
 
 /// Decodes `%HH`, once. What is no escape stays as it is.

@@ -52,7 +52,13 @@ async fn sipp_registers_10_000_users_with_digest_and_calls_over_udp() {
 // The phones that are called have a connection each; those that only register share one, and so do the calls of the trunk.
 #[tokio::test]
 async fn sipp_registers_10_000_users_and_calls_over_tcp() {
-    run(Flavour { transport: "tcp", digest: false, args: &["-t", "t1"], phone_args: &["-t", "tn", "-max_socket", "8000"] }).await;
+    run(Flavour {
+        transport: "tcp",
+        digest: false,
+        args: &["-t", "t1"],
+        phone_args: &["-t", "tn", "-max_socket", "8000"],
+    })
+    .await;
 }
 
 struct Flavour {
@@ -81,11 +87,13 @@ async fn run(flavour: Flavour) {
         let sipp = Sipp::new(scenario(name)).remote(remote).input(input).limit(LIMIT);
         args.iter().fold(sipp.arg("-auth_uri").arg(DOMAIN), |sipp, arg| sipp.arg(arg))
     };
-    let registering = sipp("register.xml", phones, &input.quiet, flavour.args).calls(USERS - CALLED).rate(4_000).concurrent(100);
+    let registering =
+        sipp("register.xml", phones, &input.quiet, flavour.args).calls(USERS - CALLED).rate(4_000).concurrent(100);
     expect("registrations", &registering.run().await.unwrap(), USERS - CALLED, &server);
 
     // All phones are in the midst of their scenario until the last is called: only the rate holds them back.
-    let answering = sipp("phone.xml", phones, &input.phones, flavour.phone_args).calls(CALLED).rate(400).concurrent(CALLED);
+    let answering =
+        sipp("phone.xml", phones, &input.phones, flavour.phone_args).calls(CALLED).rate(400).concurrent(CALLED);
     let answering = answering.arg("-cid_str").arg(CALL_IDS).spawn().unwrap();
     server.until_metric("reveille_registrar_bindings", f64::from(USERS)).await;
     let calling = sipp("uac.xml", trunk, &input.callers, flavour.args).calls(CALLED).rate(300).concurrent(50);

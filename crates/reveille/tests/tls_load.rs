@@ -44,7 +44,8 @@ async fn load_10_000_phones_sleep_behind_tls_and_the_called_ones_wake() {
     assert_eq!(called, PHONES / CALLED_OF);
 
     call_all(&field, sleepers).await;
-    let pushed: u64 = [Provider::Apns, Provider::Fcm, Provider::WebPush].map(|one| lab.pns.counts(one).accepted).iter().sum();
+    let pushed: u64 =
+        [Provider::Apns, Provider::Fcm, Provider::WebPush].map(|one| lab.pns.counts(one).accepted).iter().sum();
     assert_eq!(pushed, called as u64, "one push for each call");
     assert_eq!(lab.pns.wakes_lost(), 0);
     assert_eq!(lab.pns.unauthenticated_total(), 0);

@@ -31,7 +31,7 @@ impl Sink for BytesMut {
 /// The first value of a Via line with `received` and `rport` as we know them; the other values as they were.
 pub(crate) fn write_corrected_via(out: &mut Vec<u8>, line: &[u8], received: Option<IpAddr>, rport: Option<u16>) {
     // Nearly every line is one value without a quoted parameter, where every semicolon separates.
-    let plain = scan::is_single_plain(line);
+    let plain = scan::find_any(line, *b",\"<").is_none();
     let find = |text: &[u8], byte| match plain {
         true => scan::find(text, byte),
         false => split::find_in(text, byte),
@@ -89,6 +89,9 @@ pub(crate) fn write_length(out: &mut impl Sink, length: usize) {
 
 /// A number in decimal; the formatting machinery is ten times dearer.
 pub(super) fn push_number(out: &mut impl Sink, number: usize) {
+    if let Some((digits, count)) = DECIMALS.get(number) {
+        return out.put(digits.get(..usize::from(*count)).unwrap_or_default());
+    }
     let (mut digits, mut rest, mut start) = ([b'0'; 20], number, 20);
     for (at, digit) in digits.iter_mut().enumerate().rev() {
         *digit = b'0' + (rest % 10) as u8;
@@ -105,18 +108,33 @@ pub(super) fn push_number(out: &mut impl Sink, number: usize) {
 fn push_ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
     let (mut text, mut length) = ([b'.'; 16], 0);
     for octet in address.octets() {
-        let digits = [octet / 100, octet / 10 % 10, octet % 10].map(|d| b'0' + d);
-        let digits = digits.get(if octet >= 100 { 0 } else if octet >= 10 { 1 } else { 2 }..).unwrap_or_default();
-        for digit in digits {
-            if let Some(place) = text.get_mut(length) {
-                *place = *digit;
-            }
-            length += 1;
+        let (digits, count) = &DECIMALS[usize::from(octet)];
+        // What is written behind the last digit is the dot, and what the next octet overwrites.
+        if let Some(place) = text.get_mut(length..length + 4) {
+            place.copy_from_slice(digits);
         }
-        length += 1; // the dot is there
+        length += usize::from(*count) + 1;
     }
     out.extend_from_slice(text.get(..length - 1).unwrap_or_default());
 }
+
+/// Each octet in decimal, dots behind it, and how many digits it has.
+static DECIMALS: [([u8; 4], u8); 256] = {
+    let mut table = [([b'.'; 4], 0); 256];
+    let mut number = 0;
+    while number < 256 {
+        let count = if number < 10 { 1 } else { 2 + (number >= 100) as usize };
+        let (mut rest, mut at) = (number, count);
+        while at > 0 {
+            at -= 1;
+            table[number].0[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        table[number].1 = count as u8;
+        number += 1;
+    }
+    table
+};
 
 pub(crate) fn write_line(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend_from_slice(name.as_bytes());
@@ -140,6 +158,25 @@ pub(super) fn write_value(out: &mut Vec<u8>, value: &str) {
             if matches!(byte, b'\r' | b'\n') {
                 *byte = b' ';
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_as_the_formatting_machinery_writes_them() {
+        for number in (0..70_000).chain([usize::MAX]) {
+            let mut text = Vec::new();
+            push_number(&mut text, number);
+            assert_eq!(text, number.to_string().as_bytes());
+        }
+        for [a, b, c, d] in [[0, 0, 0, 0], [255, 255, 255, 255], [1, 23, 100, 9], [10, 0, 99, 200], [203, 0, 113, 7]] {
+            let mut text = Vec::new();
+            push_ipv4(&mut text, Ipv4Addr::new(a, b, c, d));
+            assert_eq!(text, format!("{a}.{b}.{c}.{d}").as_bytes());
         }
     }
 }

@@ -278,7 +278,7 @@ impl<'a> LineEnds<'a> {
     }
 
     /// Finds line ends up to the empty line or to what has to be read with care.
-    #[inline(never)] // registers are scarce in what calls it
+    #[inline]
     fn look(&mut self) {
         let (mut at, mut line, mut open) = (0, 0, false);
         while let Some(marks) = scan::block(self.bytes, at) {
@@ -354,7 +354,7 @@ fn ends_in_quoted_pair(line: &[u8]) -> bool {
 }
 
 /// Reads the line from `start` to `end`.
-#[inline(never)] // registers are scarce in what calls it
+#[inline]
 fn read_line(bytes: &[u8], start: usize, end: usize) -> Option<Line> {
     let line = bytes.get(start..end)?;
     let colon = scan::find(line, b':')?;
@@ -460,3 +460,6 @@ static TOKEN: [bool; 256] = {
 fn range(start: usize, end: usize) -> Range {
     Range { start: start as u32, end: end as u32 }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,22 @@
 use std::net::IpAddr;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reveille_sip::{edit::Edit, header::HeaderId, message::Message};
 
 use crate::{INVITE, parse};
 
 /// The message with some changes made; what they do is told by the lines that differ.
-fn edited(text: &str, change: impl FnOnce(&mut Edit<'_>)) -> String {
+fn edited(text: &str, change: impl Fn(&mut Edit<'_>)) -> String {
     let message = parse(text).unwrap();
     let mut edit = Edit::new(&message);
     change(&mut edit);
     let out = edit.finish();
+    // Into a buffer that is kept, behind what it holds, goes the same.
+    let mut edit = Edit::new(&message);
+    change(&mut edit);
+    let mut kept = BytesMut::from("before");
+    edit.finish_into(&mut kept);
+    assert_eq!(kept.strip_prefix(b"before"), Some(out.as_ref()));
     let again = parse(&out).unwrap();
     assert_eq!(again.bytes(), &out, "what leaves is one whole message");
     String::from_utf8(out.to_vec()).unwrap()
@@ -32,6 +38,10 @@ fn nothing_changed_is_byte_for_byte_the_same() {
 fn what_is_liberal_leaves_canonical() {
     let text = "OPTIONS sip:a sip/2.0\r\nl : 002\r\nX:  y \r\nl: 2\r\n\r\nhi and more";
     assert_eq!(edited(text, |_| {}), "OPTIONS sip:a SIP/2.0\r\nContent-Length: 2\r\nX:  y \r\n\r\nhi");
+    assert_eq!(
+        edited("OPTIONS sip:a SIP/2.0\r\nl: 00\r\nTo\t:a\r\n\r\n", |edit| edit.replace(HeaderId::To, "b")),
+        "OPTIONS sip:a SIP/2.0\r\nContent-Length: 0\r\nTo: b\r\n\r\n"
+    );
     assert_eq!(edited("sip/2.0 180 \r\nX: y\r\n\r\n", |_| {}), "SIP/2.0 180 \r\nX: y\r\nContent-Length: 0\r\n\r\n");
 }
 

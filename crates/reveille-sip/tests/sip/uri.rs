@@ -118,3 +118,23 @@ fn escapes() {
     assert_eq!(escape_user(b"a@b\0;%\xff"), "a%40b%00;%25%FF");
     assert_eq!(unescape(&escape_user(b"a@b\0;%\xff")).as_ref(), b"a@b\0;%\xff");
 }
+
+/// A parameter's name is the whole of it, in any case; the first of that name counts.
+#[test]
+fn parameters_by_name() {
+    let uri = Uri::parse("sip:a@h;;pn-prid2=1;pn-pri=2;PN-prid=3=4;pn-prid=5;lr;pn;=6").unwrap();
+    let cases = [
+        ("pn-prid", Some(Some("3=4"))),
+        ("PN-PRI", Some(Some("2"))),
+        ("lr", Some(None)),
+        ("pn", Some(None)),
+        ("l", None),
+        ("", Some(Some("6"))),
+        ("pn-prid=3", None),
+        ("lr;pn", None),
+    ];
+    for (name, value) in cases {
+        assert_eq!(uri.param(name), value, "{name}");
+        assert_eq!(uri.params_text().get(name), value, "{name}");
+    }
+}

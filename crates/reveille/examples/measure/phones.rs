@@ -18,7 +18,9 @@ use crate::{
 
 /// Refreshes over connections that stay open, each by a phone of its own.
 pub(crate) async fn refreshes(count: usize) {
-    println!("| Connections, each with one in flight | Refreshes/s | CPU µs/refresh | p50 ms | p99 ms |\n|---:|---:|---:|---:|---:|");
+    println!(
+        "| Connections, each with one in flight | Refreshes/s | CPU µs/refresh | p50 ms | p99 ms |\n|---:|---:|---:|---:|---:|"
+    );
     for connections in [1, 8, 64, 256] {
         let (lab, server) = field(connections).await;
         let place = Place::new(&lab, &server);
@@ -93,7 +95,8 @@ pub(crate) async fn wake_ups(count: usize) {
             sleeper.until(PATIENCE, |step| *step == Step::Asleep).await.unwrap();
             sleepers.push(sleeper);
         }
-        let mut caller = lab.plain_phone("caller", server.addr("tls")).unwrap().patience(PATIENCE).without_transcript().build();
+        let mut caller =
+            lab.plain_phone("caller", server.addr("tls")).unwrap().patience(PATIENCE).without_transcript().build();
         caller.connect().await.unwrap();
         assert_eq!(caller.register(3600).await.unwrap().code(), 200);
         let caller = Arc::new(caller);

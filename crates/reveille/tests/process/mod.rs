@@ -2,7 +2,11 @@
 //! admin port, ended by signals. For tests and measurements that kill it or read what it uses from `/proc` (Linux only).
 
 #![allow(dead_code, reason = "each user of this module uses another part of it")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test or a measurement ends where something unexpected happens")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test or a measurement ends where something unexpected happens"
+)]
 
 use std::{
     fs,
@@ -163,13 +167,22 @@ impl Server {
         }
     }
 
-    /// Processor time used so far, user and system, to 10 ms.
+    /// Processor time used so far, user and system together, to 10 ms.
     pub(crate) fn cpu(&self) -> Duration {
+        let (user, system) = self.cpu_split();
+        user + system
+    }
+
+    /// Processor time used so far: user, system.
+    pub(crate) fn cpu_split(&self) -> (Duration, Duration) {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the process is there");
         // The name in parentheses may hold anything; utime and stime are the 12th and 13th fields behind it (proc_pid_stat(5)).
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
-        let ticks: u64 = fields.map(|field| field.parse::<u64>().expect("a number")).sum();
-        Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND)
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+        let mut next = || {
+            let ticks = fields.next().and_then(|field| field.parse::<u64>().ok()).expect("a number");
+            Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND)
+        };
+        (next(), next())
     }
 
     /// Resident memory, bytes.

@@ -11,7 +11,7 @@ use http::Request;
 use http_body_util::Full;
 use reveille_push::{
     Outcome, Provider as Pns, PushClass, PushTarget,
-    apns_param::{self, ApnsAddress, ApnsParam},
+    apns_param::{self, ApnsAddress},
     caps::Announcement,
 };
 
@@ -95,10 +95,10 @@ impl Provider for Apns {
     fn allows(&self, target: &PushTarget) -> bool {
         // P-118: team and bundle both, or one customer's app could be pushed to with another's key.
         target.provider == self.serves()
-            && ApnsParam::parse(&target.param).is_ok_and(|param| {
-                param.team == self.settings.team_id && self.settings.topics.iter().any(|topic| topic == param.bundle)
+            && Self::address(target, PushClass::Call).is_some_and(|address| {
+                address.team == self.settings.team_id
+                    && self.settings.topics.iter().any(|topic| topic == address.bundle)
             })
-            && Self::address(target, PushClass::Call).is_some()
     }
 
     fn can_wake(&self, target: &PushTarget, class: PushClass) -> bool {

@@ -23,7 +23,8 @@ pub struct ResponseBuilder<'m> {
     reason: Option<String>,
     tag: Option<String>,
     received: Option<(IpAddr, Option<u16>)>,
-    lines: Vec<(String, String)>,
+    /// Further header lines, as they will leave.
+    lines: Vec<u8>,
     body: Option<(String, Bytes)>,
 }
 
@@ -47,13 +48,13 @@ impl<'m> ResponseBuilder<'m> {
 
     /// Adds a header.
     pub fn header(mut self, id: HeaderId, value: impl AsRef<str>) -> Self {
-        self.lines.push((id.name().to_owned(), value.as_ref().to_owned()));
+        write_line(&mut self.lines, id.name(), value.as_ref());
         self
     }
 
     /// Adds a header without an id.
     pub fn named(mut self, name: &str, value: &str) -> Self {
-        self.lines.push((name.to_owned(), value.to_owned()));
+        write_line(&mut self.lines, name, value);
         self
     }
 
@@ -98,9 +99,7 @@ impl<'m> ResponseBuilder<'m> {
         {
             write_line(&mut out, "Timestamp", stamp); // RFC 3261 §8.2.6.1; S-044
         }
-        for (name, value) in &self.lines {
-            write_line(&mut out, name, value);
-        }
+        out.extend_from_slice(&self.lines);
         let body = self.body.map(|(content_type, body)| {
             write_line(&mut out, "Content-Type", &content_type);
             body

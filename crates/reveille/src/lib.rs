@@ -9,3 +9,8 @@ pub mod demo;
 pub mod lab;
 pub mod node;
 pub mod shutdown;
+
+/// Messages and records are many small, short-lived pieces made on one thread and dropped on another, which the system's
+/// allocator pays for with time and with memory that it keeps (`docs/performance.md`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

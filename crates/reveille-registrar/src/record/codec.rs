@@ -11,7 +11,10 @@
 //!           expires_at-registered_at [flow] [paths] [provider param prid] [dead] [cuts]
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use reveille_push::{Provider, PushTarget, Secret, escape::encode_pvalue};
 
@@ -80,11 +83,11 @@ fn put_binding(out: &mut Vec<u8>, next_key: u64, binding: &Binding) {
     let mut params = Cut::new(&binding.params);
     let (mut prid_at, mut param_at, mut instance_at) = (None, None, None);
     if let Some(push) = &binding.push {
-        prid_at = contact.cut_value("pn-prid=", &encode_pvalue(push.prid.expose().as_bytes()));
-        param_at = contact.cut_value("pn-param=", &encode_pvalue(push.param.as_bytes()));
+        prid_at = contact.cut_value(";pn-prid=", &escaped(push.prid.expose()));
+        param_at = contact.cut_value(";pn-param=", &escaped(&push.param));
     }
     if let Some(instance) = binding.instance.as_deref().filter(|instance| !instance.is_empty()) {
-        instance_at = params.cut(instance);
+        instance_at = params.cut_instance(instance);
     }
     let flag = |set: bool, flag: u64| if set { flag } else { 0 };
     put_varint(out, next_key.wrapping_sub(binding.key.0));
@@ -147,8 +150,8 @@ fn get_binding(reader: &mut Reader<'_>, next_key: u64) -> Result<Binding, Decode
     let generation = reader.narrow()?;
     let flags = reader.varint()?;
     let has = |flag: u64| flags & flag != 0;
-    let mut contact = text::get(reader)?;
-    let mut params = text::get(reader)?;
+    let contact = text::find(reader)?;
+    let params = text::find(reader)?;
     let q = if has(HAS_Q) { reader.narrow()? } else { DEFAULT_Q };
     let instance = if has(HAS_INSTANCE) { Some(text::get(reader)?) } else { None };
     let reg_id = if has(HAS_REG_ID) { Some(reader.narrow()?) } else { None };
@@ -174,17 +177,10 @@ fn get_binding(reader: &mut Reader<'_>, next_key: u64) -> Result<Binding, Decode
     let prid_at = if has(CUT_PRID) { Some(reader.narrow()?) } else { None };
     let param_at = if has(CUT_PARAM) { Some(reader.narrow()?) } else { None };
     let instance_at = if has(CUT_INSTANCE) { Some(reader.narrow()?) } else { None };
-    if let Some(place) = param_at {
-        let push = push.as_ref().ok_or(DecodeError)?;
-        put_back(&mut contact, place, &encode_pvalue(push.param.as_bytes()))?;
-    }
-    if let Some(place) = prid_at {
-        let push = push.as_ref().ok_or(DecodeError)?;
-        put_back(&mut contact, place, &encode_pvalue(push.prid.expose().as_bytes()))?;
-    }
-    if let Some(place) = instance_at {
-        put_back(&mut params, place, instance.as_ref().ok_or(DecodeError)?)?;
-    }
+    let param = piece(param_at, push.as_ref().map(|push| escaped(&push.param)))?;
+    let prid = piece(prid_at, push.as_ref().map(|push| escaped(push.prid.expose())))?;
+    let contact = restore(contact, [param, prid])?;
+    let params = restore(params, [piece(instance_at, instance.as_deref().map(Cow::Borrowed))?])?;
     Ok(Binding {
         key,
         generation,
@@ -276,42 +272,69 @@ fn provider_of(code: u8) -> Option<Provider> {
 }
 
 /// A text from which known values are cut.
-struct Cut(String);
+struct Cut<'a>(Cow<'a, str>);
 
-impl Cut {
-    fn new(text: &str) -> Self {
-        Self(text.to_owned())
+impl<'a> Cut<'a> {
+    fn new(text: &'a str) -> Self {
+        Self(Cow::Borrowed(text))
     }
 
-    /// Cuts `value` where it is the whole value of the parameter `name` (with its `=`); the place it stood.
+    /// Cuts `value` where it is the whole value of the first parameter `name` (with its `;` and `=`); the place it stood.
     fn cut_value(&mut self, name: &str, value: &str) -> Option<usize> {
         if value.is_empty() {
             return None;
         }
-        let start = self.0.find(name)? + name.len();
-        let rest = self.0.get(start..)?;
+        let (start, rest) = self.after(';', name)?;
         let whole = rest.starts_with(value) && matches!(rest.as_bytes().get(value.len()), None | Some(b';' | b'?'));
         whole.then(|| self.remove(start, value.len()))
     }
 
-    fn cut(&mut self, value: &str) -> Option<usize> {
-        let start = self.0.find(value)?;
+    /// Cuts an instance-id: as a rule it stands behind its name, but it may stand anywhere.
+    fn cut_instance(&mut self, value: &str) -> Option<usize> {
+        let named = self.after('+', "+sip.instance=").filter(|(_, rest)| rest.starts_with(value));
+        let start = named.map(|(start, _)| start).or_else(|| self.0.find(value))?;
         Some(self.remove(start, value.len()))
     }
 
+    /// What stands behind the first `name`, which begins with `first`, and where: looking for one character is far cheaper than
+    /// for a string.
+    fn after(&self, first: char, name: &str) -> Option<(usize, &str)> {
+        let mut rests = self.0.match_indices(first).filter_map(|(at, _)| self.0.get(at..));
+        let rest = rests.find_map(|rest| rest.strip_prefix(name))?;
+        Some((self.0.len() - rest.len(), rest))
+    }
+
     fn remove(&mut self, start: usize, length: usize) -> usize {
-        self.0.replace_range(start..start + length, "");
+        self.0.to_mut().drain(start..start + length);
         start
     }
 }
 
-fn put_back(text: &mut String, place: u32, value: &str) -> Result<(), DecodeError> {
-    let place = place as usize;
-    if !text.is_char_boundary(place) {
-        return Err(DecodeError);
+/// `value` as a `pvalue`. Tokens are made of characters that need no escape, as a rule.
+fn escaped(value: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':' | b'&');
+    if value.bytes().all(plain) { Cow::Borrowed(value) } else { Cow::Owned(encode_pvalue(value.as_bytes())) }
+}
+
+/// Something cut from a text, and the place it stood.
+type Piece<'a> = (u32, Cow<'a, str>);
+
+fn piece(place: Option<u32>, value: Option<Cow<'_, str>>) -> Result<Option<Piece<'_>>, DecodeError> {
+    place.map(|place| Ok((place, value.ok_or(DecodeError)?))).transpose()
+}
+
+/// Unpacks a text and puts back what was cut from it.
+fn restore<const N: usize>(text: text::Packed<'_>, cuts: [Option<Piece<'_>>; N]) -> Result<String, DecodeError> {
+    let spare = cuts.iter().flatten().map(|(_, value)| value.len()).sum();
+    let mut text = text.unpack(spare)?;
+    for (place, value) in cuts.into_iter().flatten() {
+        let place = place as usize;
+        if !text.is_char_boundary(place) {
+            return Err(DecodeError);
+        }
+        text.insert_str(place, &value);
     }
-    text.insert_str(place, value);
-    Ok(())
+    Ok(text)
 }
 
 pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -333,6 +356,7 @@ fn unzigzag(value: u64) -> u64 {
 }
 
 /// What is left to read.
+#[derive(Clone, Copy)]
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -254,6 +254,11 @@ impl Active {
         }
     }
 
+    /// Whether a request waits, or a push is under way, so that a REGISTER may mean something to somebody.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !(self.sleepers.is_empty() && self.pushes.is_empty() && self.contexts.is_empty())
+    }
+
     /// Every Bucket Timer ends now.
     pub(super) fn give_up(&mut self) {
         for sleeper in &mut self.sleepers {

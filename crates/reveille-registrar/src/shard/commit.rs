@@ -67,6 +67,10 @@ impl Shard {
             self.registered(reply, Ok(views(&record, now, &touched)), "stored");
             let mut late = Vec::new();
             let mut active = self.active.remove(aor).unwrap_or_default();
+            if !active.is_waited_for() {
+                self.active.insert(aor.clone(), active);
+                return; // nearly every REGISTER: nobody to release, nothing to judge
+            }
             // P-059: only Contacts that were in that REGISTER.
             for binding in touched.iter().filter_map(|&key| record.get(key)) {
                 let class = reveille_push::PushClass::Call;

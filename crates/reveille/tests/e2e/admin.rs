@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use reveille::lab::{DOMAIN, LabOptions};
 use reveille_registrar::Transport;
-use reveille_testkit::pns::Provider;
+use reveille_testkit::pns::{Provider, Verdict};
 
-use super::stage::{BOB, SOON, answer, call, hang_up, play, registered};
+use super::stage::{BOB, SOON, answer, call, hang_up, play, prid, registered};
 
-/// Issue items 8 and 10: probes answer, and what happened is counted.
+/// Probes answer, and what happened is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_and_health() {
     play(LabOptions::default(), async |stage| {
@@ -46,12 +46,11 @@ async fn metrics_and_health() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain() {
     play(LabOptions::default(), async |stage| {
-        let mut bob = registered(stage.plain("bob", Transport::Udp)).await;
-        let mut caller = stage.plain("caller", Transport::Udp).build();
-        caller.connect().await.unwrap();
+        // A call that waits for a phone which will not come keeps the drain going.
+        let phone = stage.asleep("bob", Provider::Apns).await;
+        stage.lab.pns.set_verdict(prid(&phone), Verdict::Blackhole);
+        let caller = registered(stage.plain("caller", Transport::Udp)).await;
         let mut call = call(&caller, BOB).await;
-        let mut incoming = bob.expect_invite(SOON).await.unwrap();
-        answer(&mut call, &mut incoming).await;
         let mut draining = tokio::spawn(stage.take_node().drain());
         let domain = format!("sip:{DOMAIN}");
         let refused = async {
@@ -69,6 +68,8 @@ async fn drain() {
             _ = &mut draining => panic!("the drain was over before a probe saw it"),
         };
         assert!(probe.header("Retry-After").is_some());
+        let last_word = call.final_response(SOON).await.expect("who waits is told before the node goes");
+        assert_eq!(last_word.message.code(), 480);
         tokio::time::timeout(Duration::from_secs(20), draining).await.expect("the drain ends").unwrap();
     })
     .await;

@@ -393,3 +393,28 @@ impl<'a> Reader<'a> {
         self.bytes(N as u64)?.try_into().map_err(|_| DecodeError)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The shortcut for values that need no escape must agree with the escape itself.
+    #[test]
+    fn the_shortcut_escapes_alike() {
+        for byte in 0..=0x7f_u8 {
+            let value = String::from_utf8(vec![b'a', byte, b'z']).unwrap();
+            assert_eq!(escaped(&value), encode_pvalue(value.as_bytes()), "{byte:#x}");
+        }
+    }
+
+    /// A text of more runs than one octet counts comes back as it was.
+    #[test]
+    fn many_runs_survive() {
+        for runs in [126, 127, 128, 129, 400] {
+            let long = ";transport=tls x".repeat(runs);
+            let mut bytes = Vec::new();
+            text::put(&mut bytes, &long);
+            assert_eq!(text::get(&mut Reader(&bytes)).ok().as_deref(), Some(long.as_str()), "{runs}");
+        }
+    }
+}

@@ -319,3 +319,19 @@ fn spell(out: &mut Vec<u8>, bytes: &[u8], ten: u8) {
         *pair = [digit(byte >> 4), digit(byte & 15)];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of first bytes must know every phrase: one that it does not know would never be used.
+    #[test]
+    fn every_phrase_is_found_where_it_begins() {
+        for (number, phrase) in PHRASES.iter().enumerate() {
+            let longest = PHRASES.iter().filter(|other| phrase.starts_with(**other)).max_by_key(|other| other.len());
+            assert_eq!(longest, Some(phrase));
+            let found = phrase_at(phrase.as_bytes());
+            assert_eq!(found.map(|(at, text)| (usize::from(at), text)), Some((number, *phrase)));
+        }
+    }
+}

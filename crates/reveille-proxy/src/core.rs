@@ -1,9 +1,9 @@
 //! The request path of one worker, as a deterministic value: messages, home answers and instants in; sends and questions out.
 //!
 //! A worker owns every transaction of the calls whose Call-ID hashes to it, so nothing here is shared or locked. The
-//! *edge* half ([`admission`], [`routes`]) decides who may say what and whose business a request is; the *home* half
-//! ([`register`], [`deliver`]) talks to the shard that owns the address-of-record. What was let through is forked in
-//! [`branch`], ended in [`outcome`] and rewritten in [`forward`].
+//! *edge* half (`admission`, `routes`) decides who may say what and whose business a request is; the *home* half
+//! (`register`, `deliver`) talks to the shard that owns the address-of-record. What was let through is forked in
+//! `branch`, ended in `outcome` and rewritten in `forward`.
 
 mod admission;
 mod branch;

@@ -18,6 +18,7 @@ use reveille_push::{
 use crate::{
     ApnsSettings, BoxFuture, Limits, Resolver, SettingsError,
     credential::{ProviderTokens, p256_key, read},
+    metrics::Metrics,
     opaque::Opaque,
     pool::{Origin, Pool, Pools},
     provider::{Authorization, Classified, CredentialError, Provider, Push, Reply},
@@ -39,6 +40,7 @@ impl Apns {
         settings: ApnsSettings,
         resolver: Arc<dyn Resolver>,
         limits: &Limits,
+        metrics: &Metrics,
     ) -> Result<Self, SettingsError> {
         let key = |field: &str| format!("push.apns.{}.{field}", settings.name);
         let upper = |text: &str| text.len() == 10 && text.bytes().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit());
@@ -60,7 +62,7 @@ impl Apns {
         };
         let tls = tls::client(settings.ca_file.as_deref(), &key("ca_file"))?;
         let tokens = ArcSwap::from_pointee(load(&settings)?);
-        let pools = Pools::new(tls, resolver, limits);
+        let pools = Pools::new(tls, resolver, limits, metrics.connections("apns"));
         Ok(Self { authority: origin.authority(), settings, origin, tokens, pools, opaque: Opaque::new() })
     }
 

@@ -15,6 +15,7 @@ use url::Url;
 use crate::{
     BoxFuture, FcmSettings, Limits, Resolver, SettingsError,
     credential::{AccessTokens, ServiceAccount, read},
+    metrics::Metrics,
     opaque::Opaque,
     pool::{Origin, Pool, Pools},
     provider::{Authorization, Classified, CredentialError, Provider, Push, Reply},
@@ -39,6 +40,7 @@ impl Fcm {
         settings: FcmSettings,
         resolver: Arc<dyn Resolver>,
         limits: &Limits,
+        metrics: &Metrics,
     ) -> Result<Self, SettingsError> {
         let key = |field: &str| format!("push.fcm.{}.{field}", settings.name);
         if !matches!(format::FcmProject::parse(&settings.project), Ok(format::FcmProject::Id(_))) {
@@ -58,7 +60,7 @@ impl Fcm {
         let tls = tls::client(settings.ca_file.as_deref(), &key("ca_file"))?;
         let tokens = ArcSwap::from_pointee(load(&settings, &token_endpoint)?);
         let url = format!("https://{}/v1/projects/{}/messages:send", origin.authority(), settings.project);
-        let pools = Pools::new(tls, resolver, limits);
+        let pools = Pools::new(tls, resolver, limits, metrics.connections("fcm"));
         Ok(Self { settings, origin, token_origin, token_endpoint, url, tokens, pools, opaque: Opaque::new() })
     }
 

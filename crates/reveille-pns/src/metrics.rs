@@ -14,6 +14,7 @@ pub(crate) struct Metrics {
     requests: IntCounterVec,
     duration: HistogramVec,
     queue_depth: IntGaugeVec,
+    connections: IntGaugeVec,
     retries: IntCounterVec,
     token_age: IntGaugeVec,
     breaker_state: IntGaugeVec,
@@ -38,6 +39,12 @@ impl Metrics {
                 &["pns"],
             )?,
             queue_depth: gauge_vec(registry, "reveille_push_queue_depth", "Pushes waiting to be sent.", credential)?,
+            connections: gauge_vec(
+                registry,
+                "reveille_push_connections",
+                "Open HTTP/2 connections to push services.",
+                &["pns"],
+            )?,
             retries: counter_vec(
                 registry,
                 "reveille_push_retries_total",
@@ -63,6 +70,11 @@ impl Metrics {
                 &["class"],
             )?,
         })
+    }
+
+    /// Open connections to services of that name.
+    pub(crate) fn connections(&self, pns: &str) -> IntGauge {
+        self.connections.with_label_values(&[pns])
     }
 
     /// The metrics of one dispatcher.

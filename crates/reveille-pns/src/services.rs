@@ -250,17 +250,20 @@ fn build(
         if !names.insert(("apns", settings.name.clone())) {
             built.push(Err(SettingsError::new(format!("push.apns.{}", settings.name), "is there twice")));
         }
-        built.push(Apns::new(settings, Arc::clone(resolver), &limits).map(|it| Arc::new(it) as Arc<dyn Provider>));
+        built.push(
+            Apns::new(settings, Arc::clone(resolver), &limits, metrics).map(|it| Arc::new(it) as Arc<dyn Provider>),
+        );
     }
     for settings in fcm {
         if !names.insert(("fcm", settings.name.clone())) {
             built.push(Err(SettingsError::new(format!("push.fcm.{}", settings.name), "is there twice")));
         }
-        built.push(Fcm::new(settings, Arc::clone(resolver), &limits).map(|it| Arc::new(it) as Arc<dyn Provider>));
+        built.push(
+            Fcm::new(settings, Arc::clone(resolver), &limits, metrics).map(|it| Arc::new(it) as Arc<dyn Provider>),
+        );
     }
     if let Some(settings) = webpush {
-        let rejections = metrics.ssrf_rejections.clone();
-        let webpush = WebPush::new(settings, Arc::clone(resolver), &limits, rejections);
+        let webpush = WebPush::new(settings, Arc::clone(resolver), &limits, metrics);
         built.push(webpush.map(|it| Arc::new(it) as Arc<dyn Provider>));
     }
     let (mut providers, mut errors) = (Vec::new(), Vec::new());

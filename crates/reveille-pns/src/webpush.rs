@@ -19,6 +19,7 @@ use self::hosts::AllowedHosts;
 use crate::{
     BoxFuture, Limits, Resolver, SettingsError, WebPushSettings,
     credential::{Vapid, p256_key, read},
+    metrics::Metrics,
     opaque::Opaque,
     pool::{Origin, Pool, Pools},
     provider::{Authorization, Classified, CredentialError, Next, Provider, Push, Reply},
@@ -42,7 +43,7 @@ impl WebPush {
         settings: WebPushSettings,
         resolver: Arc<dyn Resolver>,
         limits: &Limits,
-        rejections: IntCounterVec,
+        metrics: &Metrics,
     ) -> Result<Self, SettingsError> {
         if !(settings.subject.starts_with("mailto:") || settings.subject.starts_with("https://")) {
             return Err(SettingsError::new("push.webpush.subject", "must be a mailto: or https: contact"));
@@ -55,7 +56,8 @@ impl WebPush {
         }
         let tls = tls::client(settings.ca_file.as_deref(), "push.webpush.ca_file")?;
         let vapid = ArcSwap::from_pointee(load(&settings)?);
-        let pools = Pools::new(tls, Arc::clone(&resolver), limits);
+        let pools = Pools::new(tls, Arc::clone(&resolver), limits, metrics.connections("webpush"));
+        let rejections = metrics.ssrf_rejections.clone();
         Ok(Self { settings, hosts, vapid, resolver, pools, opaque: Opaque::new(), rejections })
     }
 

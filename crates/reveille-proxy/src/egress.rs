@@ -27,7 +27,7 @@ pub trait Flows: FlowProbe {
     /// Reads back a token.
     fn unseal(&self, token: &str) -> Result<FlowRef, TokenError>;
 
-    /// What we call ourselves towards the peer of `flow`, in Via, Record-Route and Path.
+    /// What we call ourselves towards the peer of `flow`, in Via, Record-Route and Path; `None` once the flow is gone.
     fn local(&self, flow: &FlowRef) -> Option<LocalAddress>;
 
     /// Whether `host` and `port` (absent: the default of any listener) name this node: an advertised name, a bound address.

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus::IntGauge;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, sync::Notify};
@@ -31,10 +32,18 @@ pub(crate) struct Connector {
     pub(super) timeout: Duration,
     pub(super) keep_alive: Duration,
     pub(super) keep_alive_timeout: Duration,
+    /// Open connections.
+    pub(super) open: IntGauge,
 }
 
 impl Connector {
-    pub(crate) fn new(origin: Origin, tls: Arc<ClientConfig>, resolver: Arc<dyn Resolver>, limits: &Limits) -> Self {
+    pub(crate) fn new(
+        origin: Origin,
+        tls: Arc<ClientConfig>,
+        resolver: Arc<dyn Resolver>,
+        limits: &Limits,
+        open: IntGauge,
+    ) -> Self {
         Self {
             origin,
             tls,
@@ -42,6 +51,7 @@ impl Connector {
             timeout: limits.connect_timeout,
             keep_alive: limits.keep_alive,
             keep_alive_timeout: limits.keep_alive_timeout,
+            open,
         }
     }
 
@@ -70,7 +80,9 @@ impl Connector {
             .map_err(ConnectError::Http2)?;
         let allowed = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
         let (kept, changed) = (Arc::clone(&allowed), Arc::clone(changed));
+        let open = Open::new(&self.open);
         tokio::spawn(async move {
+            let _open = open;
             let ended = poll_fn(|cx| {
                 let progress = Pin::new(&mut connection).poll(cx);
                 let now = connection.current_max_send_streams();
@@ -113,6 +125,22 @@ impl Connector {
 }
 
 type Connected = (SendRequest<Full<Bytes>>, Arc<AtomicUsize>);
+
+/// Counts one connection while it lives, however its task ends.
+struct Open(IntGauge);
+
+impl Open {
+    fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use prometheus::IntGauge;
 use rustls::ClientConfig;
 use url::Url;
 
@@ -50,11 +51,13 @@ pub(crate) struct Pools {
     tls: ArcSwap<ClientConfig>,
     resolver: Arc<dyn Resolver>,
     limits: Limits,
+    open: IntGauge,
 }
 
 impl Pools {
-    pub(crate) fn new(tls: Arc<ClientConfig>, resolver: Arc<dyn Resolver>, limits: &Limits) -> Self {
-        Self { pools: Mutex::default(), tls: ArcSwap::new(tls), resolver, limits: limits.clone() }
+    /// `open` counts the connections of all pools.
+    pub(crate) fn new(tls: Arc<ClientConfig>, resolver: Arc<dyn Resolver>, limits: &Limits, open: IntGauge) -> Self {
+        Self { pools: Mutex::default(), tls: ArcSwap::new(tls), resolver, limits: limits.clone(), open }
     }
 
     /// The pool of an origin; the one unused for longest makes room where there are too many.
@@ -68,7 +71,8 @@ impl Pools {
             let Some(oldest) = oldest else { break };
             pools.remove(&oldest);
         }
-        let connector = Connector::new(origin.clone(), self.tls.load_full(), Arc::clone(&self.resolver), &self.limits);
+        let (tls, resolver) = (self.tls.load_full(), Arc::clone(&self.resolver));
+        let connector = Connector::new(origin.clone(), tls, resolver, &self.limits, self.open.clone());
         let pool = Pool::new(connector, &self.limits);
         pools.insert(origin.clone(), Arc::clone(&pool));
         pool

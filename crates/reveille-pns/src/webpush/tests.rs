@@ -37,7 +37,7 @@ fn webpush(lookups: &[&[&str]], allow_addresses: &[&str]) -> (WebPush, Arc<Scrip
         ca_file: Some(files.path().join("ca.pem")),
     };
     let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-    let webpush = WebPush::new(settings, resolver.clone(), &Limits::default(), metrics.ssrf_rejections.clone());
+    let webpush = WebPush::new(settings, resolver.clone(), &Limits::default(), &metrics);
     (webpush.unwrap(), resolver, files)
 }
 

@@ -10,6 +10,7 @@ use reveille_transaction::{BranchId, BranchKind, ClientId, Failure};
 use super::{
     Core, Now, Timer,
     context::{BranchState, Where, Work},
+    forward::Unsendable,
 };
 
 /// Ways to one phone that are tried for one request: its flows and a push, with room for a flow or two that come and go.
@@ -23,7 +24,14 @@ impl Core {
         let method = context.method;
         let outgoing = match self.build_request(id, context, delivery, branch, flow, target) {
             Ok(outgoing) => outgoing,
-            Err(status) => return self.fail_branch(now, id, branch, status),
+            Err(Unsendable::Refused(status)) => return self.fail_branch(now, id, branch, status),
+            Err(Unsendable::FlowGone) => {
+                // It closed after the home named it, and the report of that found nothing to fail yet.
+                if !self.fall_back(now, id, branch) {
+                    self.fail_branch(now, id, branch, 503);
+                }
+                return;
+            }
         };
         let reliable = flow.transport().is_reliable();
         let client =
@@ -110,7 +118,8 @@ impl Core {
         let (aor, class, deadline) = (aor.clone(), delivery.class, delivery.deadline);
         let fresh = delivery.new_branch();
         let Some(entry) = delivery.branch(branch) else { return false };
-        let (Some(key), BranchState::Sent { heard: false, .. }) = (entry.key, entry.state) else { return false };
+        let unheard = matches!(entry.state, BranchState::Ready | BranchState::Sent { heard: false, .. });
+        let Some(key) = entry.key.filter(|_| unheard) else { return false };
         if entry.tried.len() >= MAX_WAYS {
             return false;
         }
@@ -153,7 +162,7 @@ impl Core {
                 entry.state = BranchState::Ended;
                 self.leave_home(id);
             }
-            BranchState::Ended => {}
+            BranchState::Ready | BranchState::Ended => {}
         }
     }
 }

@@ -130,11 +130,14 @@ pub(super) struct Branch {
     pub(super) pushable: bool,
 }
 
-/// Awaiting --woken--> Sent --final, timeout--> Ended; a dead flow leads from Sent back to Awaiting.
+/// Ready --forwarded--> Sent --final, timeout--> Ended; Awaiting --woken--> Ready; a dead flow leads from Ready or Sent to
+/// Awaiting.
 #[derive(Clone, Copy)]
 pub(super) enum BranchState {
     /// Held until its phone wakes.
     Awaiting,
+    /// Has a flow to take, and is about to.
+    Ready,
     /// Forwarded; `heard` once any response came.
     Sent { client: ClientId, flow: FlowRef, heard: bool },
     /// Over.

@@ -98,7 +98,7 @@ impl Core {
         delivery.branches.push(Branch {
             id: branch,
             key: None,
-            state: BranchState::Ended,
+            state: BranchState::Ready,
             tried: SmallVec::new(),
             pushable: false,
         });
@@ -173,7 +173,7 @@ impl Core {
         delivery.branches.push(Branch {
             id: branch,
             key: Some(target.key),
-            state: BranchState::Ended,
+            state: BranchState::Ready,
             tried: SmallVec::new(),
             pushable: target.pushable,
         });
@@ -194,6 +194,9 @@ impl Core {
         let branch = entry.id;
         if !delivery.fork.forwarded(now.mono, branch) {
             return; // S-053
+        }
+        if let Some(entry) = delivery.branch(branch) {
+            entry.state = BranchState::Ready;
         }
         self.forward_to(now, id, branch, &target);
         self.pump(now, id);

@@ -27,8 +27,16 @@ use crate::{egress::LocalAddress, ingress::Purpose};
 /// Max-Forwards of a request that came without one (RFC 3261 §16.6 step 3).
 const MAX_FORWARDS: u8 = 70;
 
+/// Why a request could not be put on its way.
+pub(super) enum Unsendable {
+    /// The flow closed since it was chosen: another may still lead to the phone (S-056, S-131).
+    FlowGone,
+    /// The branch ends with this status.
+    Refused(u16),
+}
+
 impl Core {
-    /// The request as it leaves on one branch; on failure the status the branch ends with.
+    /// The request as it leaves on one branch.
     pub(super) fn build_request(
         &self,
         id: u64,
@@ -37,12 +45,12 @@ impl Core {
         branch: BranchId,
         flow: &FlowRef,
         target: Option<&Target>,
-    ) -> Result<Outgoing, u16> {
+    ) -> Result<Outgoing, Unsendable> {
         let request = &delivery.request;
         let sips = |uri: &str| Uri::parse(uri).is_ok_and(|u| u.scheme() == Scheme::Sips);
         let next = target.map_or(request.request_uri(), |t| t.contact.as_str());
         if (sips(request.request_uri()) || sips(next)) && !flow.transport().is_secure() {
-            return Err(480); // S-074: never downgraded
+            return Err(Unsendable::Refused(480)); // S-074: never downgraded
         }
         let via_branch = format!(
             "z9hG4bK.{:x}.{:x}.{id:x}.{:x}.{:016x}",
@@ -56,12 +64,14 @@ impl Core {
             }
         }
         if stays_on_path(request) {
-            let (near, far) = (self.record_route(&context.origin.flow)?, self.record_route(flow)?);
+            // A caller whose connection is gone could not be reached within the dialog.
+            let near = self.record_route(&context.origin.flow).ok_or(Unsendable::Refused(503))?;
+            let far = self.record_route(flow).ok_or(Unsendable::FlowGone)?;
             edit.prepend(HeaderId::RecordRoute, &near);
             edit.prepend(HeaderId::RecordRoute, &far); // S-071: the upper value faces the next hop
         }
         edit.replace(HeaderId::MaxBreadth, &delivery.breadth_share.to_string()); // RFC 5393 §5.3.3
-        let local = self.shared.flows.local(flow).ok_or(503_u16)?;
+        let local = self.shared.flows.local(flow).ok_or(Unsendable::FlowGone)?;
         edit.push_via(&via(&local, &via_branch));
         Ok(Outgoing { flow: *flow, branch: via_branch, bytes: edit.finish() })
     }
@@ -90,10 +100,10 @@ impl Core {
         edit
     }
 
-    fn record_route(&self, flow: &FlowRef) -> Result<String, u16> {
-        let LocalAddress { transport, host, port } = self.shared.flows.local(flow).ok_or(503_u16)?;
+    fn record_route(&self, flow: &FlowRef) -> Option<String> {
+        let LocalAddress { transport, host, port } = self.shared.flows.local(flow)?;
         let token = self.shared.flows.seal(flow);
-        Ok(format!("<sip:{token}@{host}:{port};transport={};lr>", transport.uri_param()))
+        Some(format!("<sip:{token}@{host}:{port};transport={};lr>", transport.uri_param()))
     }
 
     /// ACK for a 2xx: routed like a new request, without a transaction and without an answer (RFC 3261 §16.11; S-049, S-018).

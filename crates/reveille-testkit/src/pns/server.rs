@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -159,7 +159,11 @@ async fn handle(lab: Arc<Lab>, request: http::Request<Incoming>) -> Result<Respo
     let provider = provider_of(parts.uri.path());
     let (answer, body) = match Limited::new(body, BODY).collect().await {
         Ok(body) => dispatch(&lab, &parts, body.to_bytes()),
-        Err(_) => (Answer::new(413, "TooLarge", Bytes::new()).fault(Fault::Malformed), Bytes::new()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            (Answer::new(413, "TooLarge", Bytes::new()).fault(Fault::Malformed), Bytes::new())
+        }
+        // The connection or the stream ended: nobody is there to answer, and nobody broke a rule.
+        Err(_) => return Ok(Response::new(Full::default())),
     };
     if let Some(provider) = provider {
         account(&lab, provider, &parts, body, &answer);

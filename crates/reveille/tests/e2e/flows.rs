@@ -92,7 +92,8 @@ each_provider!(cancelled_on_a_dead_flow, LabOptions::default());
 async fn closed_flow_is_pushed(stage: &mut Stage, provider: Provider) {
     let mut phone = stage.awake("bob", provider).await;
     phone.sleep().await;
-    timeout(SOON, flows_open(stage, 0)).await.expect("the node sees the connection end");
+    let open = stage.sum_when("reveille_edge_flows{transport=\"tls\"", |open| open == 0.0);
+    timeout(SOON, open).await.expect("the node sees the connection end");
     let caller = stage.caller().await;
     let mut call = call(&caller, BOB).await;
     stage.wake(&mut phone).await;
@@ -133,19 +134,3 @@ async fn flow_cut_while_ringing_is_pushed(stage: &mut Stage, provider: Provider)
     assert_eq!((copies(&phone, call.call_id()), stage.pushes(&phone)), (1, 1));
 }
 each_provider!(flow_cut_while_ringing_is_pushed, push("flow_patience = \"20s\""));
-
-/// Until the node counts this many TLS connections.
-async fn flows_open(stage: &Stage, wanted: i64) {
-    loop {
-        let (_, metrics) = stage.get("/metrics").await;
-        let open: f64 = metrics
-            .lines()
-            .filter(|line| line.starts_with("reveille_edge_flows{") && line.contains("tls"))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum();
-        if open as i64 == wanted {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
-}

@@ -154,6 +154,18 @@ impl Stage {
         self.lab.pns.pushed(prid(phone))
     }
 
+    /// Waits until the metrics whose line begins so add up to what is wanted.
+    pub(crate) async fn sum_when(&self, metric: &str, wanted: impl Fn(f64) -> bool) {
+        loop {
+            let (_, metrics) = self.get("/metrics").await;
+            let lines = metrics.lines().filter(|line| line.starts_with(metric));
+            if wanted(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// GET on the admin port: status and body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         get(self.node().admin_addr(), path).await

@@ -138,7 +138,12 @@ async fn push_connections_lost(stage: &mut Stage, provider: Provider) {
     let caller = stage.caller().await;
     for lose in [None, Some(true), Some(false)] {
         match lose {
-            Some(true) => stage.lab.pns.cut_connections(),
+            Some(true) => {
+                stage.lab.pns.cut_connections();
+                // A call's push that is on its way just then is not sent twice to APNs (P-150), so the cut comes first.
+                let open = stage.sum_when("reveille_push_connections", |open| open == 0.0);
+                tokio::time::timeout(SOON, open).await.expect("the node sees the connections end");
+            }
             Some(false) => stage.lab.pns.drain_connections(),
             None => {}
         }

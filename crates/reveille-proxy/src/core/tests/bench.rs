@@ -88,6 +88,9 @@ impl Flows for FakeFlows {
         self.tokens.lock().get(token).copied().ok_or(TokenError::Forged)
     }
     fn local(&self, flow: &FlowRef) -> Option<LocalAddress> {
+        if self.gone.lock().contains(flow) {
+            return None;
+        }
         Some(LocalAddress { transport: flow.transport(), host: "edge.test".into(), port: 5061 })
     }
     fn names_us(&self, host: &str, port: Option<u16>) -> bool {

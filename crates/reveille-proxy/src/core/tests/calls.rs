@@ -154,6 +154,23 @@ fn a_closed_flow_falls_back_at_once() {
     assert!(matches!(bench.asked().as_slice(), [ShardInput::Next(_)]));
 }
 
+/// S-056, S-131: a flow that closes between the home's answer and the sending is no end of the call: neither when it was
+/// the first choice, nor when the phone woke on it.
+#[test]
+fn a_flow_that_closed_before_the_sending_falls_back_too() {
+    let mut bench = Bench::new();
+    bench.peer(tls(1), &invite("z9hG4bKa"));
+    let waiter = bench.resolving();
+    bench.flows.gone.lock().extend([tls(8), tls(9)]);
+    bench.home(waiter, HomeEvent::Resolved { targets: vec![target(1, tls(8), true)], waiting: vec![], known: true });
+    assert!(matches!(bench.asked().as_slice(), [ShardInput::Next(next)] if next.tried == [BindingKey(1)]));
+    bench.home(waiter, HomeEvent::Woken { key: BindingKey(1), target: target(1, tls(9), false) });
+    assert!(matches!(bench.asked().as_slice(), [ShardInput::Next(next)] if next.tried.len() == 2));
+    bench.home(waiter, HomeEvent::Woken { key: BindingKey(1), target: target(1, tls(10), false) });
+    assert_eq!(bench.requests(tls(10)).len(), 1);
+    assert!(bench.statuses(tls(1)).is_empty(), "the caller goes on waiting");
+}
+
 /// A phone that answers in time keeps its flow.
 #[test]
 fn a_phone_that_rings_is_left_alone() {

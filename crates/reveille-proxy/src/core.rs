@@ -266,8 +266,9 @@ impl Core {
     }
 
     fn forget_if_over(&mut self, id: u64) {
-        let over = self.contexts.get(&id).is_some_and(|c| c.server_gone && c.is_over());
-        if over && self.contexts.remove(&id).is_some() {
+        let over = self.contexts.get(&id).is_some_and(|context| context.is_forgettable());
+        if over && let Some(context) = self.contexts.remove(&id) {
+            self.servers.remove(&context.server);
             self.shared.metrics.context_closed();
         }
     }

@@ -72,7 +72,12 @@ impl<'m> ResponseBuilder<'m> {
 
     /// The bytes of the answer.
     pub fn build(self) -> Bytes {
-        let mut out = Vec::with_capacity(768);
+        // Kept with its transaction for as long as the request may come again: no larger than it must be.
+        let vias: usize = self.request.lines(HeaderId::Via).map(|via| via.len() + VIA_ROOM).sum();
+        let echoed: usize =
+            ECHOED.into_iter().filter_map(|id| self.request.value(id)).map(|v| v.len() + LINE_ROOM).sum();
+        let body = self.body.as_ref().map_or(0, |(content_type, body)| content_type.len() + body.len() + LINE_ROOM);
+        let mut out = Vec::with_capacity(HEAD_ROOM + vias + echoed + self.lines.len() + body);
         write_status_line(&mut out, self.status, self.reason.as_deref().unwrap_or_else(|| reason(self.status)));
         for (at, via) in self.request.lines(HeaderId::Via).enumerate() {
             match self.received.filter(|_| at == 0) {
@@ -84,7 +89,7 @@ impl<'m> ResponseBuilder<'m> {
                 None => write_line(&mut out, "Via", via),
             }
         }
-        for id in [HeaderId::From, HeaderId::To, HeaderId::CallId, HeaderId::CSeq] {
+        for id in ECHOED {
             let Some(value) = self.request.value(id) else { continue };
             match &self.tag {
                 // A 100 makes no dialog and gets no tag (S-045).
@@ -111,6 +116,15 @@ impl<'m> ResponseBuilder<'m> {
         Bytes::from(out)
     }
 }
+
+/// What every answer repeats besides Via (RFC 3261 §8.2.6.2).
+const ECHOED: [HeaderId; 4] = [HeaderId::From, HeaderId::To, HeaderId::CallId, HeaderId::CSeq];
+/// Octets for the status line, the tag in To, Content-Length and the end of the head.
+const HEAD_ROOM: usize = 128;
+/// Octets for a header's name, colon and line end.
+const LINE_ROOM: usize = 20;
+/// The same for a Via, with the address and the port that it may be given.
+const VIA_ROOM: usize = 80;
 
 /// The usual reason phrase of a status code.
 pub fn reason(status: u16) -> &'static str {

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use smallvec::SmallVec;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use super::Algorithm;
+use super::{Algorithm, digest::lower_hex};
 
 /// Knows the users. Asked on the request path: it must answer from memory.
 pub trait Users: Send + Sync {
@@ -44,7 +44,7 @@ impl Ha1 {
     }
 
     pub(super) fn to_hex(&self) -> zeroize::Zeroizing<String> {
-        zeroize::Zeroizing::new(hex::encode(self.octets.get(..usize::from(self.length)).unwrap_or_default()))
+        zeroize::Zeroizing::new(lower_hex(self.octets.get(..usize::from(self.length)).unwrap_or_default()))
     }
 }
 

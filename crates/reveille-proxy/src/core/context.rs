@@ -43,10 +43,12 @@ pub(super) struct Context {
 
 impl Context {
     /// Whether nothing that happens to this context could still matter.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_forgettable(&self) -> bool {
         match &self.work {
-            Work::Register(_) | Work::Answered => true,
-            Work::Deliver(delivery) => delivery.answered,
+            // The transaction alone absorbs what still comes: for 32 s over UDP, and there are many of them.
+            Work::Answered => true,
+            Work::Register(_) => self.server_gone,
+            Work::Deliver(delivery) => self.server_gone && delivery.answered,
         }
     }
 }
@@ -57,7 +59,7 @@ pub(super) enum Work {
     Register(Box<Registering>),
     /// A request on its way to one or several targets.
     Deliver(Box<Delivery>),
-    /// A final answer was given; the transaction absorbs what still comes.
+    /// A final answer of ours was given.
     Answered,
 }
 

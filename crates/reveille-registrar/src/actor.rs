@@ -18,13 +18,13 @@ use reveille_runtime::{
     clock,
     gate::{Admitted, Gate},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     aor::Aor,
     flow::FlowProbe,
     metrics::Metrics,
-    record::BindingKey,
+    record::{BindingKey, Record},
     registrar::{HomeEvents, alarm::Alarm},
     replica::{Acks, Replica, StoreError, Write},
     shard::{Now, PushOrder, Shard, ShardConfig, ShardInput, ShardOutput},
@@ -39,6 +39,13 @@ pub enum ShardMsg {
     Inputs(Vec<ShardInput>),
     /// A deadline of the shard has come.
     DeadlineReached,
+    /// An operator asks for a record as it is stored.
+    Inspect {
+        /// Whose.
+        aor: Aor,
+        /// Who asked.
+        reply: oneshot::Sender<Option<Record>>,
+    },
 }
 
 /// What all shards of a node share.
@@ -150,6 +157,11 @@ impl Actor for ShardActor {
             ShardMsg::Input(input) => running.shard.handle(now, input),
             ShardMsg::Inputs(inputs) => inputs.into_iter().for_each(|input| running.shard.handle(now, input)),
             ShardMsg::DeadlineReached => running.shard.handle_timeout(now),
+            ShardMsg::Inspect { aor, reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(running.shard.record(&aor));
+                return Ok(());
+            }
         }
         running.flush(now);
         Ok(())

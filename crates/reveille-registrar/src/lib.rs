@@ -18,7 +18,7 @@ pub mod shard;
 pub use aor::{Aliases, Aor, AorError};
 pub use flow::{FlowProbe, FlowRef, Liveness, NodeTag, Transport};
 pub use record::{Binding, BindingKey, Record};
-pub use registrar::{HomeEvents, Registrar, RegistrarConfig};
+pub use registrar::{Busy, HomeEvents, Registrar, RegistrarConfig};
 pub use replica::{Acks, Replica, StoreError, StoreFull, Write};
 pub use shard::{
     BindingView, ContactUpdate, ContactsUpdate, HomeEvent, NextRequest, Now, RegisterError, RegisterRequest,

@@ -19,7 +19,7 @@ use reveille_runtime::{
     supervise::{Child, Fatal, RestartPolicy, Supervisor},
 };
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, oneshot},
     task::{JoinHandle, JoinSet},
 };
 
@@ -29,6 +29,7 @@ use crate::{
     aor::Aor,
     flow::FlowProbe,
     metrics::Metrics,
+    record::Record,
     replica::Replica,
     shard::{HomeEvent, ShardConfig, ShardInput, WorkerRef},
 };
@@ -169,6 +170,19 @@ impl Registrar {
         })
     }
 
+    /// The record of `aor` as it is stored, for operators; `None` inside where there is no binding. Takes a place at the gate
+    /// like any request, so that curiosity cannot crowd out calls.
+    ///
+    /// # Errors
+    /// [`Busy`] where the shard is down or has no room.
+    pub async fn inspect(&self, aor: &Aor) -> Result<Option<Record>, Busy> {
+        let slot = self.0.node.map.get(usize::from(self.shard_of(aor)));
+        let gate = slot.and_then(|slot| slot.load_full()).ok_or(Busy)?;
+        let (reply, answer) = oneshot::channel();
+        gate.try_send(ShardMsg::Inspect { aor: aor.clone(), reply }).map_err(|_| Busy)?;
+        answer.await.map_err(|_| Busy)
+    }
+
     /// The shard of an address-of-record.
     pub fn shard_of(&self, aor: &Aor) -> u16 {
         aor.shard(u16::try_from(self.0.node.map.len()).unwrap_or(u16::MAX))
@@ -195,6 +209,11 @@ impl Registrar {
         self.0.supervisor.drain(patience).await;
     }
 }
+
+/// The shard cannot answer now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the shard is down or overloaded")]
+pub struct Busy;
 
 impl std::fmt::Debug for Registrar {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -22,8 +22,31 @@ pub enum Command {
     Serve(ConfigFile),
     /// Check a configuration and say everything that is wrong with it.
     Check(ConfigFile),
+    /// Look at registrations on a running node.
+    #[command(subcommand)]
+    Bindings(BindingsVerb),
     /// Show the main job on this machine: phones sleep, are called, are woken and answer.
     Demo(DemoOptions),
+}
+
+/// What can be done with registrations.
+#[derive(Debug, Subcommand)]
+pub enum BindingsVerb {
+    /// Show what is registered for an address-of-record: where its phones are and whether they can be woken.
+    Show(ShowBindings),
+}
+
+/// Whose bindings to show.
+#[derive(Debug, Args)]
+pub struct ShowBindings {
+    /// The address-of-record, as `sip:bob@example.com`.
+    pub aor: String,
+    /// The node's configuration: says where its admin port is and which token opens it.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Print the node's answer as it is, in JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Which configuration.

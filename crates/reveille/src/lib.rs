@@ -8,6 +8,7 @@ pub mod config;
 pub mod demo;
 pub mod lab;
 pub mod node;
+pub mod operator;
 pub mod shutdown;
 
 /// Messages and records are many small, short-lived pieces made on one thread and dropped on another, which the system's

@@ -5,9 +5,9 @@ use std::{future::Future, process::ExitCode};
 use anyhow::Context;
 use clap::Parser;
 use reveille::{
-    cli::{self, Cli, Command},
+    cli::{self, BindingsVerb, Cli, Command},
     config::Config,
-    demo, node,
+    demo, node, operator,
 };
 use reveille_runtime::telemetry;
 
@@ -18,6 +18,10 @@ fn main() -> ExitCode {
             Err(code) => code,
         },
         Command::Check(file) => cli::check(&file),
+        Command::Bindings(BindingsVerb::Show(show)) => match show.config.load() {
+            Ok(config) => ended(on_runtime(operator::show_bindings(&config, &show.aor, show.json))),
+            Err(code) => code,
+        },
         Command::Demo(options) => ended(on_runtime(demo::run(options))),
     }
 }

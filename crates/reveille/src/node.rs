@@ -15,7 +15,6 @@ use std::{
 };
 
 use anyhow::Context;
-use axum::Router;
 use prometheus::Registry;
 use reveille_edge::{BoundListener, Edge};
 use reveille_pns::{Hosting, Services};
@@ -39,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::run::run;
 use crate::{
-    admin::{AdminServer, Health, Reason},
+    admin::{AdminServer, Health, Reason, api::Api},
     config::{Config, Store},
 };
 
@@ -80,8 +79,9 @@ impl Node {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
+        let api = Api::default();
         // The admin port first: an operator may watch a start that takes long.
-        let admin = AdminServer::start(&config.admin, registry.clone(), health.clone(), Router::new(), stop.clone())
+        let admin = AdminServer::start(&config.admin, registry.clone(), health.clone(), api.router(), stop.clone())
             .await
             .with_context(|| format!("admin.addr: {} cannot be bound", config.admin.addr))?;
         let keys = keys::NodeKeys::load(&config.node.data_dir)?;
@@ -100,6 +100,8 @@ impl Node {
         )
         .await
         .context("the registrar's shards could not be started")?;
+        let aliases = settings::proxy(&config).aliases;
+        api.open(registrar.clone(), edge.table(), aliases);
         let users = load_users(&config)?;
         let shared = Arc::new(Shared {
             settings: settings::proxy(&config),

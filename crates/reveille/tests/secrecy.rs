@@ -43,6 +43,11 @@ async fn nothing_secret_gets_out() {
         }
         let (_, metrics) = stage.get("/metrics").await;
         heard.push(("metrics".to_owned(), metrics.into_bytes()));
+        for user in ["apns", "fcm", "webpush"] {
+            let (status, shown) = stage.get(&format!("/api/v1/bindings?aor={user}@{}", reveille::lab::DOMAIN)).await;
+            assert_eq!(status, 200, "{shown}");
+            heard.push(("bindings".to_owned(), shown.into_bytes()));
+        }
         heard.push(("readiness".to_owned(), stage.get("/health/ready").await.1.into_bytes()));
         stage.restart().await;
         secrets.keys_of(stage);

@@ -3,6 +3,7 @@
 //! Liveness looks only at the process itself. Readiness is a set of reasons not to send traffic here: while it is empty the
 //! node is ready.
 
+pub mod api;
 mod health;
 
 use std::{

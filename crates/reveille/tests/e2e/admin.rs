@@ -6,7 +6,7 @@ use reveille::lab::{DOMAIN, LabOptions};
 use reveille_registrar::Transport;
 use reveille_testkit::pns::{Provider, Verdict};
 
-use super::stage::{BOB, SOON, answer, call, hang_up, play, prid, registered};
+use super::stage::{BOB, SOON, Stage, answer, call, hang_up, play, prid, registered};
 
 /// Probes answer, and what happened is counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,6 +38,40 @@ async fn metrics_and_health() {
         assert!(value("reveille_wakeup_duration_seconds_count", &[]) >= 1.0, "{metrics}");
         assert!(value("reveille_ready", &[]) >= 1.0, "{metrics}");
         assert!(metrics.contains("reveille_build_info"));
+    })
+    .await;
+}
+
+/// `reveille bindings show`, the real command against a running node: awake, asleep, and unknown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bindings_are_shown() {
+    play(LabOptions::default(), async |stage| {
+        let show = async |stage: &Stage, aor: &str, more: &[&str]| {
+            let shown = tokio::process::Command::new(env!("CARGO_BIN_EXE_reveille"))
+                .args(["bindings", "show", aor, "-c"])
+                .arg(stage.lab.config_file())
+                .args(more)
+                .env("REVEILLE__ADMIN__ADDR", stage.node().admin_addr().to_string())
+                .output()
+                .await
+                .unwrap();
+            let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+            (shown.status.success(), text(&shown.stdout), text(&shown.stderr))
+        };
+        let phone = stage.awake("bob", Provider::Apns).await;
+        let (ok, shown, _) = show(stage, BOB, &[]).await;
+        assert!(ok && shown.contains("tls connection open") && shown.contains("can be woken by apns"), "{shown}");
+        phone.sleep().await;
+        let gone = stage.sum_when("reveille_edge_flows{transport=\"tls\"", |open| open == 0.0);
+        tokio::time::timeout(SOON, gone).await.expect("the node sees the connection end");
+        let (ok, shown, _) = show(stage, &format!("bob@{DOMAIN}"), &["--json"]).await;
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert!(ok && shown["bindings"][0]["flow"] == "gone" && shown["bindings"][0]["push"] == "apns", "{shown}");
+        assert!(!shown.to_string().contains("pn-"), "{shown}");
+        let (ok, shown, _) = show(stage, "sip:nobody@lab.example", &[]).await;
+        assert!(ok && shown.contains("no bindings"), "{shown}");
+        let (ok, _, error) = show(stage, "mailto:bob", &[]).await;
+        assert!(!ok && error.contains("not an address-of-record"), "{error}");
     })
     .await;
 }

@@ -1,0 +1,154 @@
+//! The operators' API: what a node knows, in JSON, with no push token in it.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Json, Router,
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use reveille_push::target;
+use reveille_registrar::{Aliases, Aor, Binding, FlowProbe, Liveness, Record, Registrar};
+use reveille_sip::uri::Uri;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// What the API looks at, once the node has it: the admin port opens first.
+#[derive(Clone, Default)]
+pub struct Api(Arc<OnceLock<Sources>>);
+
+struct Sources {
+    registrar: Registrar,
+    flows: Arc<dyn FlowProbe>,
+    aliases: Aliases,
+}
+
+impl Api {
+    /// Says what to look at. Only the first call counts.
+    pub fn open(&self, registrar: Registrar, flows: Arc<dyn FlowProbe>, aliases: Aliases) {
+        let _ = self.0.set(Sources { registrar, flows, aliases });
+    }
+
+    /// The routes, without `/api` before them.
+    pub fn router(&self) -> Router {
+        Router::new().route("/v1/bindings", get(bindings)).with_state(self.clone())
+    }
+}
+
+/// `?aor=`
+#[derive(Deserialize)]
+struct Whose {
+    aor: String,
+}
+
+/// An address-of-record and what is registered for it.
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+pub struct Bindings {
+    /// The address-of-record, canonical, without the scheme.
+    pub aor: String,
+    /// The shard that owns it.
+    pub shard: u16,
+    /// Its bindings, in the order in which they were made.
+    pub bindings: Vec<BindingInfo>,
+}
+
+/// One binding. Push parameters are left out of `contact`, and of the push target only its service is named (P-105, P-109).
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+pub struct BindingInfo {
+    /// Names the binding within its address-of-record.
+    pub key: u64,
+    /// The Contact URI.
+    pub contact: String,
+    /// q, from 0 to 1.
+    pub q: f32,
+    /// `+sip.instance`.
+    pub instance: Option<String>,
+    /// `reg-id`.
+    pub reg_id: Option<u32>,
+    /// Path values, in order.
+    pub path: Vec<String>,
+    /// Call-ID of the REGISTER that touched it last.
+    pub call_id: String,
+    /// CSeq of that REGISTER.
+    pub cseq: u32,
+    /// REGISTERs that touched it.
+    pub registered: u32,
+    /// Seconds since the last of them.
+    pub registered_ago: u64,
+    /// Seconds left.
+    pub expires_in: u64,
+    /// The transport it came over, where it came over a flow of ours.
+    pub transport: Option<String>,
+    /// `open`, `gone`, `datagram`, or `none`.
+    pub flow: String,
+    /// Seconds since the phone was last heard on an open flow.
+    pub heard_ago: Option<u64>,
+    /// The push service that can wake it.
+    pub push: Option<String>,
+    /// Whether the push service has called its token dead.
+    pub push_is_dead: bool,
+}
+
+async fn bindings(State(api): State<Api>, Query(Whose { aor }): Query<Whose>) -> Response {
+    let Some(sources) = api.0.get() else {
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is starting");
+    };
+    let text = if aor.contains(':') { aor } else { format!("sip:{aor}") };
+    let Some(aor) = Uri::parse(&text).ok().and_then(|uri| Aor::from_uri(&uri, &sources.aliases).ok()) else {
+        return refusal(StatusCode::BAD_REQUEST, "aor: not an address-of-record such as sip:bob@example.com");
+    };
+    match sources.registrar.inspect(&aor).await {
+        Err(busy) => refusal(StatusCode::SERVICE_UNAVAILABLE, &busy.to_string()),
+        Ok(record) => {
+            let shard = sources.registrar.shard_of(&aor);
+            Json(describe(&aor, shard, &record.unwrap_or_default(), &*sources.flows)).into_response()
+        }
+    }
+}
+
+fn refusal(status: StatusCode, error: &str) -> Response {
+    (status, Json(json!({ "error": error }))).into_response()
+}
+
+fn describe(aor: &Aor, shard: u16, record: &Record, flows: &dyn FlowProbe) -> Bindings {
+    #[allow(clippy::disallowed_methods)] // shown to people, decides nothing
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let bindings = record.live(unix).map(|binding| info(binding, unix, flows)).collect();
+    Bindings { aor: aor.as_str().to_owned(), shard, bindings }
+}
+
+fn info(binding: &Binding, unix: u64, flows: &dyn FlowProbe) -> BindingInfo {
+    let (flow, heard_ago) = match binding.flow.as_ref().map(|flow| flows.liveness(flow)) {
+        None => ("none", None),
+        Some(Liveness::Gone) => ("gone", None),
+        Some(Liveness::Connectionless) => ("datagram", None),
+        Some(Liveness::Open { last_heard }) => ("open", Some(age(last_heard))),
+    };
+    BindingInfo {
+        key: binding.key.0,
+        contact: target::strip(&binding.contact).into_owned(),
+        q: f32::from(binding.q) / 1000.0,
+        instance: binding.instance.clone(),
+        reg_id: binding.reg_id,
+        path: binding.path.clone(),
+        call_id: binding.call_id.clone(),
+        cseq: binding.cseq,
+        registered: binding.generation,
+        registered_ago: unix.saturating_sub(binding.registered_at),
+        expires_in: binding.expires_at.saturating_sub(unix),
+        transport: binding.flow.map(|flow| flow.transport().uri_param().to_owned()),
+        flow: flow.to_owned(),
+        heard_ago,
+        push: binding.push.as_ref().map(|push| push.provider.as_str().to_owned()),
+        push_is_dead: binding.dead_push.is_some() && binding.push.is_none(),
+    }
+}
+
+fn age(instant: Instant) -> u64 {
+    reveille_runtime::clock::now().saturating_duration_since(instant).as_secs()
+}

@@ -3,13 +3,14 @@
 //! A worker owns every transaction of the calls whose Call-ID hashes to it, so nothing here is shared or locked. The
 //! *edge* half (`admission`, `routes`) decides who may say what and whose business a request is; the *home* half
 //! (`register`, `deliver`) talks to the shard that owns the address-of-record. What was let through is forked in
-//! `branch`, ended in `outcome` and rewritten in `forward`.
+//! `branch`, ended in `outcome` and rewritten in `forward`. What is another node's business goes `onward`.
 
 mod admission;
 mod branch;
 mod context;
 mod deliver;
 mod forward;
+mod onward;
 mod outcome;
 mod register;
 mod reply;
@@ -47,6 +48,7 @@ use crate::{
     home::Homes,
     ingress::Inbound,
     metrics::Metrics,
+    peers::Peers,
     settings::Settings,
 };
 
@@ -58,6 +60,8 @@ pub struct Shared {
     pub flows: Arc<dyn Flows>,
     /// The owners of addresses-of-record.
     pub homes: Arc<dyn Homes>,
+    /// The other nodes.
+    pub peers: Arc<dyn Peers>,
     /// The push services.
     pub pushes: Arc<dyn PushServices>,
     /// Digest authentication; absent where the operator chose `auth.mode = "none"`.
@@ -81,6 +85,8 @@ enum Timer {
     Fork { context: u64 },
     /// A shard owes an answer.
     HomeOverdue { context: u64 },
+    /// A request whose home went away looks for the new one.
+    Rehome { context: u64 },
 }
 
 /// One worker's request path.
@@ -176,6 +182,7 @@ impl Core {
                 Timer::FlowPatience { context, branch } => self.flow_patience_over(now, context, BranchId(branch)),
                 Timer::Fork { context } => self.fork_timeout(now, context),
                 Timer::HomeOverdue { context } => self.home_overdue(now, context),
+                Timer::Rehome { context } => self.rehome(now, context),
             }
         }
         self.settle(now, None);

@@ -102,6 +102,13 @@ pub enum FlowRef {
 }
 
 impl FlowRef {
+    /// The node that holds the flow.
+    pub fn node(&self) -> NodeTag {
+        match self {
+            Self::Stream { node, .. } | Self::Datagram { node, .. } => *node,
+        }
+    }
+
     /// The transport of the flow.
     pub fn transport(&self) -> Transport {
         match self {

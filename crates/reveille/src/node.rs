@@ -23,6 +23,7 @@ use reveille_proxy::{
     core::Shared,
     home::Homes,
     metrics::Metrics,
+    peers::Alone,
     worker::Workers,
 };
 use reveille_push::PushServices;
@@ -107,6 +108,7 @@ impl Node {
             settings: settings::proxy(&config),
             flows: edge.flows(),
             homes: Arc::new(registrar.clone()) as Arc<dyn Homes>,
+            peers: Arc::new(Alone),
             pushes: Arc::new(services.clone()),
             auth: authenticator(&config, users.as_ref())?,
             users: users.clone().map(|users| users as Arc<dyn Users>),

@@ -1,6 +1,6 @@
 //! The edge half: may this sender say this, and whose business is it? In the order of RFC 3261 §16.3 (S-060).
 
-use reveille_registrar::aor::Aor;
+use reveille_registrar::{aor::Aor, flow::NodeTag};
 use reveille_sip::{
     header::HeaderId,
     message::Message,
@@ -16,7 +16,7 @@ use super::{
     reply::Reply,
     routes,
 };
-use crate::{auth::Verdict, ingress::Purpose};
+use crate::{auth::Verdict, ingress::Purpose, peers::Home};
 
 /// What is to become of a request.
 pub(super) enum Decision {
@@ -52,21 +52,22 @@ impl Core {
         let shared = self.shared.clone();
         let flows = &*shared.flows;
         let uri = Uri::parse(request.request_uri()).map_err(|_| Reply::new(400))?;
-        let set = routes::read(request, &origin.flow, flows)?;
+        let set = routes::read(request, &origin.flow, shared.peers.own(), flows)?;
         let host_is_ours = self.shared.settings.is_our_domain(uri.host()) || flows.names_us(uri.host(), uri.port());
-        let for_us = set.flow.is_none() && !set.others && host_is_ours && uri.user().is_none();
+        let routed = set.flow.is_some() || set.onward.is_some() || set.others;
+        let for_us = !routed && host_is_ours && uri.user().is_none();
 
         if method == Method::Options && for_us {
             return Ok(Decision::Reply(self.options()));
         }
-        if uri.scheme() == Scheme::Other && set.flow.is_none() && !set.others {
+        if uri.scheme() == Scheme::Other && !routed {
             return Err(Reply::new(416)); // S-016: nothing but the Request-URI could say where to
         }
-        let is_register = method == Method::Register && set.flow.is_none() && !set.others;
+        let is_register = method == Method::Register && !routed;
         if request.max_forwards().ok().flatten() == Some(0) && !(is_register && host_is_ours) {
             return Err(Reply::new(483)); // S-061
         }
-        let loop_hash = loop_hash(request);
+        let loop_hash = loop_hash(request, shared.peers.own());
         if self.has_looped(request, loop_hash) {
             return Err(Reply::new(482)); // RFC 5393 §4.2
         }
@@ -88,7 +89,14 @@ impl Core {
                 return Err(Reply::new(404)); // S-093
             }
             let registration = self.admit_register(now, request, origin)?;
-            return Ok(Decision::Register(Box::new(registration)));
+            if shared.peers.home(registration.aor()) == Home::Here {
+                return Ok(Decision::Register(Box::new(registration)));
+            }
+            let path = (origin.purpose != Purpose::Cluster).then(|| self.path(request, origin)).transpose()?;
+            let destination = Where::Home(registration.aor().clone());
+            let plan =
+                Plan { request: repaired, own_routes: set.own, destination, breadth, loop_hash, wakeable: false, path };
+            return Ok(Decision::Deliver(Box::new(plan)));
         }
         if for_us {
             // S-093: what we know is not allowed here, what we do not know is not implemented.
@@ -107,6 +115,8 @@ impl Core {
                 return Err(Reply::new(430)); // S-128
             }
             Where::Flow(flow)
+        } else if let Some(node) = set.onward {
+            Where::Node(node)
         } else if set.others {
             // A Route that leads to others is followed only inside what we routed before (S-229).
             return Err(Reply::new(403));
@@ -117,8 +127,15 @@ impl Core {
         } else {
             return Err(Reply::new(403)); // S-228: we are no open relay
         };
-        let own_routes = set.own;
-        Ok(Decision::Deliver(Box::new(Plan { request: repaired, own_routes, destination, breadth, loop_hash })))
+        Ok(Decision::Deliver(Box::new(Plan {
+            request: repaired,
+            own_routes: set.own,
+            destination,
+            breadth,
+            loop_hash,
+            wakeable: set.wakeable && origin.purpose == Purpose::Cluster,
+            path: None,
+        })))
     }
 
     /// Answers a probe (S-092).
@@ -186,8 +203,10 @@ pub(super) fn user_of(aor: &Aor) -> &str {
 }
 
 /// Everything that changes routing, and nothing else (RFC 3261 §16.6 step 8; S-064).
-fn loop_hash(request: &Message) -> u64 {
+fn loop_hash(request: &Message, node: NodeTag) -> u64 {
     let mut hash = Xxh3::new();
+    // Nodes may share a name towards phones: what one has seen is no loop at the next.
+    hash.update(&node.0.to_le_bytes());
     let mut add = |part: &str| {
         hash.update(part.as_bytes());
         hash.update(&[0]);

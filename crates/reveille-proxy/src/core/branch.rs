@@ -1,9 +1,6 @@
 //! One branch of a delivery: sent down a flow, answered, failed, or turned into one that waits.
 
-use reveille_registrar::{
-    flow::FlowRef,
-    shard::{NextRequest, ShardInput, Target, WakeRequest, WorkerRef},
-};
+use reveille_registrar::shard::{NextRequest, ShardInput, Target, WakeRequest, WorkerRef};
 use reveille_sip::message::Message;
 use reveille_transaction::{BranchId, BranchKind, ClientId, Failure};
 
@@ -11,6 +8,7 @@ use super::{
     Core, Now, Timer,
     context::{BranchState, Where, Work},
     forward::Unsendable,
+    onward::Way,
 };
 
 /// Ways to one phone that are tried for one request: its flows and a push, with room for a flow or two that come and go.
@@ -18,38 +16,35 @@ const MAX_WAYS: usize = 4;
 
 impl Core {
     /// Forwards the request on one branch; a message that cannot be built or sent fails the branch.
-    pub(super) fn send_branch(&mut self, now: Now, id: u64, branch: BranchId, flow: &FlowRef, target: Option<&Target>) {
+    pub(super) fn send_branch(&mut self, now: Now, id: u64, branch: BranchId, way: &Way<'_>) {
         let Some(context) = self.contexts.get(&id) else { return };
         let Work::Deliver(delivery) = &context.work else { return };
         let method = context.method;
-        let outgoing = match self.build_request(id, context, delivery, branch, flow, target) {
+        let outgoing = match self.build_request(id, context, delivery, branch, way) {
             Ok(outgoing) => outgoing,
             Err(Unsendable::Refused(status)) => return self.fail_branch(now, id, branch, status),
-            Err(Unsendable::FlowGone) => {
-                // It closed after the home named it, and the report of that found nothing to fail yet.
-                if !self.fall_back(now, id, branch) {
-                    self.fail_branch(now, id, branch, 503);
-                }
-                return;
-            }
+            // It closed after the home named it, and the report of that found nothing to fail yet.
+            Err(Unsendable::FlowGone) => return self.unreachable(now, id, branch),
         };
+        let (flow, onward) = (way.flow, way.onward);
         let reliable = flow.transport().is_reliable();
         let client =
             self.transactions.request(now.mono, method, &outgoing.branch, outgoing.bytes, outgoing.flow, reliable);
         self.clients.insert(client, (id, branch));
         let Some(delivery) = self.delivery(id) else { return };
         let Some(entry) = delivery.branch(branch) else { return };
-        entry.state = BranchState::Sent { client, flow: *flow, heard: false };
-        if entry.pushable && reliable {
+        entry.state = BranchState::Sent { client, flow, heard: false, onward };
+        // Between nodes the patience is that of the node which holds the phone's flow.
+        if entry.pushable && reliable && !onward {
             let patience = self.shared.settings.wake.flow_patience;
             self.deadlines.set(Timer::FlowPatience { context: id, branch: branch.0 }, now.mono + patience);
         }
     }
 
     pub(super) fn forward_to(&mut self, now: Now, id: u64, branch: BranchId, target: &Target) {
-        match target.flow {
-            Some(flow) => self.send_branch(now, id, branch, &flow, Some(target)),
-            None => self.fail_branch(now, id, branch, 480),
+        match self.way_to(target) {
+            Some(way) => self.send_branch(now, id, branch, &way),
+            None => self.unreachable(now, id, branch),
         }
     }
 
@@ -63,9 +58,10 @@ impl Core {
         }
         let Some(delivery) = self.delivery(id) else { return };
         if let Some(entry) = delivery.branch(branch)
-            && let BranchState::Sent { heard, .. } = &mut entry.state
+            && let BranchState::Sent { heard, onward, .. } = &mut entry.state
         {
-            *heard = true;
+            // The 100 of another node says nothing of the phone.
+            *heard = *heard || !*onward || status > 100;
         }
         if status >= 200
             && let Some(entry) = delivery.branch(branch)
@@ -79,14 +75,11 @@ impl Core {
     /// A branch's transaction failed.
     pub(super) fn branch_failed(&mut self, now: Now, id: u64, branch: BranchId, why: Failure) {
         self.deadlines.clear(&Timer::FlowPatience { context: id, branch: branch.0 });
-        if self.fall_back(now, id, branch) {
-            return self.pump(now, id);
+        match why {
+            Failure::Transport => self.unreachable(now, id, branch),
+            Failure::Timeout if self.fall_back(now, id, branch) => {}
+            Failure::Timeout => self.fail_branch(now, id, branch, 408),
         }
-        let status = match why {
-            Failure::Timeout => 408,
-            Failure::Transport => 503,
-        };
-        self.fail_branch(now, id, branch, status);
         self.pump(now, id);
     }
 
@@ -94,14 +87,15 @@ impl Core {
     pub(super) fn flow_patience_over(&mut self, now: Now, id: u64, branch: BranchId) {
         let Some(delivery) = self.delivery(id) else { return };
         let Some(entry) = delivery.branch(branch) else { return };
-        let BranchState::Sent { client, flow, heard: false } = entry.state else { return };
+        let BranchState::Sent { client, flow, heard: false, .. } = entry.state else { return };
         // Closed first: what still sits in its buffers must never reach the phone, or it would ring twice.
         self.shared.flows.close(&flow);
         self.shared.metrics.flow_found_dead();
         self.transactions.abandon(client);
         self.clients.remove(&client);
         if !self.fall_back(now, id, branch) {
-            self.fail_branch(now, id, branch, 480);
+            let status = if self.lost_way_status(id) == 430 { 430 } else { 480 };
+            self.fail_branch(now, id, branch, status);
         }
         self.pump(now, id);
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reveille_push::{Provider, caps::Announcement, service::PushClass};
 use reveille_registrar::{
     aor::Aor,
-    flow::{FlowRef, Transport},
+    flow::{FlowRef, NodeTag, Transport},
     record::BindingKey,
     shard::Target,
 };
@@ -87,14 +87,20 @@ pub(super) struct Plan {
     pub(super) breadth: u32,
     /// Hash over what decides routing, for the branch (RFC 5393 §4.2).
     pub(super) loop_hash: u64,
+    /// The home can have the phone woken, and would rather do so than wait for a silent flow.
+    pub(super) wakeable: bool,
+    /// What a REGISTER on its way to its home says in Path.
+    pub(super) path: Option<String>,
 }
 
-/// The two ways a request can go.
+/// The ways a request can go.
 pub(super) enum Where {
     /// Down a flow, with its Request-URI as it is.
     Flow(FlowRef),
-    /// To the bindings of an address-of-record.
+    /// To the bindings of an address-of-record, wherever its home is.
     Home(Aor),
+    /// To another node, which its Route names.
+    Node(NodeTag),
 }
 
 /// A request on its way to one or several targets.
@@ -141,7 +147,7 @@ pub(super) enum BranchState {
     /// Has a flow to take, and is about to.
     Ready,
     /// Forwarded; `heard` once any response came.
-    Sent { client: ClientId, flow: FlowRef, heard: bool },
+    Sent { client: ClientId, flow: FlowRef, heard: bool, onward: bool },
     /// Over.
     Ended,
 }
@@ -154,6 +160,11 @@ impl Delivery {
 
     pub(super) fn branch(&mut self, id: BranchId) -> Option<&mut Branch> {
         self.branches.iter_mut().find(|b| b.id == id)
+    }
+
+    /// The branch that stands for the home of the request while it has none.
+    pub(super) fn homeless(&self) -> Option<BranchId> {
+        self.branches.iter().find(|b| b.key.is_none() && matches!(b.state, BranchState::Awaiting)).map(|b| b.id)
     }
 
     pub(super) fn awaiting(&mut self, key: BindingKey) -> Option<&mut Branch> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use reveille_push::{service::PushClass, wakeup::WakeFailure};
 use reveille_registrar::{
+    aor::Aor,
     record::BindingKey,
     shard::{ResolveRequest, ShardInput, Target, WorkerRef},
 };
@@ -18,10 +19,21 @@ use super::{
     Core, Now, Timer,
     admission::user_of,
     context::{Branch, BranchState, Delivery, Origin, Plan, Where, Work},
+    onward::Way,
 };
 
 /// How long after a request's wait has ended its home may take to say so.
 const HOME_GRACE: Duration = Duration::from_secs(1);
+
+/// What a request gets whose branches all ended without an answer worth passing on.
+fn fallback(method: Method, destination: &Where, in_dialog: bool) -> u16 {
+    match destination {
+        Where::Flow(_) if !in_dialog => 430, // for the home that knows other ways (RFC 5626 §5.3)
+        Where::Flow(_) | Where::Node(_) => 500, // P-081: the dialog lives on
+        Where::Home(_) if method == Method::Register => 503,
+        Where::Home(_) => 480,
+    }
+}
 
 impl Core {
     /// Starts to forward a request.
@@ -49,19 +61,7 @@ impl Core {
         let fork = ResponseContext::new(now.mono, method, timers.timer_c)
             .with_deadline(timers.non_invite_deadline(now.mono))
             .with_linger(timers.t1 * 64)
-            .with_fallback(if matches!(plan.destination, Where::Flow(_)) { 500 } else { 480 }); // P-081 inside a dialog
-        let id = self.next_context;
-        let resolve = match &plan.destination {
-            Where::Flow(_) => None,
-            Where::Home(aor) => Some(ResolveRequest {
-                aor: aor.clone(),
-                waiter: WorkerRef { worker: self.worker, context: id },
-                class,
-                method,
-                deadline,
-                dialog_forming: method.forms_dialog(),
-            }),
-        };
+            .with_fallback(fallback(method, &plan.destination, request.to_tag().is_some()));
         let breadth = plan.breadth;
         let delivery = Delivery {
             request,
@@ -74,19 +74,41 @@ impl Core {
             numbered: 0,
             breadth_share: breadth,
             later: Vec::new(),
-            resolving: resolve.is_some(),
+            resolving: false,
             answered: false,
         };
         let id = self.open_context(server, origin, method, now, Work::Deliver(Box::new(delivery)));
-        match resolve {
-            Some(ask) => {
-                let aor = ask.aor.clone();
-                self.deadlines.set(Timer::HomeOverdue { context: id }, deadline + HOME_GRACE);
-                if self.shared.homes.ask(&aor, ShardInput::Resolve(Box::new(ask))).is_err() {
-                    self.finish_with(now, id, 503);
-                }
+        let Some(delivery) = self.delivery(id) else { return };
+        match &delivery.plan.destination {
+            Where::Flow(_) => self.start_in_dialog(now, id),
+            Where::Node(node) => {
+                let node = *node;
+                self.start_onward(now, id, node);
             }
-            None => self.start_in_dialog(now, id),
+            Where::Home(aor) => {
+                let aor = aor.clone();
+                self.seek_home(now, id, &aor);
+            }
+        }
+    }
+
+    /// Asks the shard of `aor`, which is on this node, for targets.
+    pub(super) fn ask_home(&mut self, now: Now, id: u64, aor: &Aor) {
+        let Some(method) = self.contexts.get(&id).map(|context| context.method) else { return };
+        let waiter = WorkerRef { worker: self.worker, context: id };
+        let Some(delivery) = self.delivery(id) else { return };
+        delivery.resolving = true;
+        let ask = ResolveRequest {
+            aor: aor.clone(),
+            waiter,
+            class: delivery.class,
+            method,
+            deadline: delivery.deadline,
+            dialog_forming: method.forms_dialog(),
+        };
+        self.deadlines.set(Timer::HomeOverdue { context: id }, ask.deadline + HOME_GRACE);
+        if self.shared.homes.ask(aor, ShardInput::Resolve(Box::new(ask))).is_err() {
+            self.finish_with(now, id, 503);
         }
     }
 
@@ -95,16 +117,12 @@ impl Core {
         let Some(delivery) = self.delivery(id) else { return };
         let Where::Flow(flow) = delivery.plan.destination else { return };
         let branch = delivery.new_branch();
-        delivery.branches.push(Branch {
-            id: branch,
-            key: None,
-            state: BranchState::Ready,
-            tried: SmallVec::new(),
-            pushable: false,
-        });
+        let pushable = delivery.plan.wakeable;
+        let state = BranchState::Ready;
+        delivery.branches.push(Branch { id: branch, key: None, state, tried: SmallVec::new(), pushable });
         delivery.fork.add_branch(now.mono, branch, BranchKind::Forwarded);
         delivery.fork.all_added();
-        self.send_branch(now, id, branch, &flow, None);
+        self.send_branch(now, id, branch, &Way::direct(flow));
         self.pump(now, id);
     }
 
@@ -142,6 +160,13 @@ impl Core {
         delivery.later = targets;
         delivery.later.sort_by_key(|t| t.q);
         self.next_group(now, id);
+        if let Some(delivery) = self.delivery(id)
+            && let Some(homeless) = delivery.homeless()
+        {
+            // It stood for a home elsewhere, before this node became the home.
+            delivery.branches.retain(|branch| branch.id != homeless);
+            delivery.fork.remove_branch(homeless);
+        }
         self.pump(now, id);
     }
 

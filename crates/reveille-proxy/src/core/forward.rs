@@ -2,10 +2,7 @@
 
 use bytes::Bytes;
 use reveille_push::target;
-use reveille_registrar::{
-    flow::{FlowRef, Liveness},
-    shard::Target,
-};
+use reveille_registrar::flow::{FlowRef, Liveness};
 use reveille_sip::{
     edit::Edit,
     header::HeaderId,
@@ -19,8 +16,9 @@ use reveille_transaction::BranchId;
 use super::{
     Core,
     context::{Context, Delivery, Origin, Outgoing},
+    onward::Way,
     reply::via_correction,
-    routes,
+    routes::{self, WAKEABLE},
 };
 use crate::{egress::LocalAddress, ingress::Purpose};
 
@@ -43,9 +41,9 @@ impl Core {
         context: &Context,
         delivery: &Delivery,
         branch: BranchId,
-        flow: &FlowRef,
-        target: Option<&Target>,
+        way: &Way<'_>,
     ) -> Result<Outgoing, Unsendable> {
+        let Way { flow, target, .. } = *way;
         let request = &delivery.request;
         let sips = |uri: &str| Uri::parse(uri).is_ok_and(|u| u.scheme() == Scheme::Sips);
         let next = target.map_or(request.request_uri(), |t| t.contact.as_str());
@@ -59,21 +57,34 @@ impl Core {
         let mut edit = self.begin_edit(request, &context.origin, delivery.plan.own_routes);
         if let Some(target) = target {
             edit.set_request_uri(request_uri_of(&target.contact));
-            for path in target.path.iter().rev() {
-                edit.prepend(HeaderId::Route, path); // RFC 3327 §5.1
+            let wakeable = delivery.branches.iter().any(|entry| entry.id == branch && entry.pushable);
+            for (at, path) in way.path.iter().enumerate().rev() {
+                // RFC 3327 §5.1
+                match path.strip_suffix('>').filter(|_| at == 0 && way.onward && wakeable) {
+                    Some(open) => edit.prepend(HeaderId::Route, &format!("{open};{WAKEABLE}>")),
+                    None => edit.prepend(HeaderId::Route, path),
+                }
             }
         }
+        if let Some(path) = &delivery.plan.path {
+            edit.prepend(HeaderId::Path, path);
+        }
         if stays_on_path(request) {
-            // A caller whose connection is gone could not be reached within the dialog.
-            let near = self.record_route(&context.origin.flow).ok_or(Unsendable::Refused(503))?;
-            let far = self.record_route(flow).ok_or(Unsendable::FlowGone)?;
-            edit.prepend(HeaderId::RecordRoute, &near);
-            edit.prepend(HeaderId::RecordRoute, &far); // S-071: the upper value faces the next hop
+            // Only the nodes that hold the two flows stay in the dialog; a home in between does not, nor does the hop to it.
+            if context.origin.purpose != Purpose::Cluster {
+                // A caller whose connection is gone could not be reached within the dialog.
+                let near = self.record_route(&context.origin.flow).ok_or(Unsendable::Refused(503))?;
+                edit.prepend(HeaderId::RecordRoute, &near);
+            }
+            if !way.onward {
+                let far = self.record_route(&flow).ok_or(Unsendable::FlowGone)?;
+                edit.prepend(HeaderId::RecordRoute, &far); // S-071: the upper value faces the next hop
+            }
         }
         edit.replace(HeaderId::MaxBreadth, &delivery.breadth_share.to_string()); // RFC 5393 §5.3.3
-        let local = self.shared.flows.local(flow).ok_or(Unsendable::FlowGone)?;
+        let local = self.shared.flows.local(&flow).ok_or(Unsendable::FlowGone)?;
         edit.push_via(&via(&local, &via_branch));
-        Ok(Outgoing { flow: *flow, branch: via_branch, bytes: edit.finish() })
+        Ok(Outgoing { flow, branch: via_branch, bytes: edit.finish() })
     }
 
     /// What every forwarded copy has in common.
@@ -91,16 +102,22 @@ impl Core {
             if let Some(auth) = &self.shared.auth {
                 let ours = format!("realm=\"{}\"", auth.realm());
                 edit.retain_lines(HeaderId::ProxyAuthorization, |line| !line.contains(&ours));
+                if request.method() == Method::Register {
+                    edit.retain_lines(HeaderId::Authorization, |line| !line.contains(&ours));
+                }
             }
             edit.remove(HeaderId::Path);
             edit.remove_named("P-Asserted-Identity");
             edit.remove(HeaderId::FeatureCaps);
         }
-        hide_push_parameters(request, &mut edit);
+        // A REGISTER on its way to its home carries what the home is to keep.
+        if request.method() != Method::Register {
+            hide_push_parameters(request, &mut edit);
+        }
         edit
     }
 
-    fn record_route(&self, flow: &FlowRef) -> Option<String> {
+    pub(super) fn record_route(&self, flow: &FlowRef) -> Option<String> {
         let LocalAddress { transport, host, port } = self.shared.flows.local(flow)?;
         let token = self.shared.flows.seal(flow);
         Some(format!("<sip:{token}@{host}:{port};transport={};lr>", transport.uri_param()))
@@ -110,10 +127,11 @@ impl Core {
     pub(super) fn forward_ack(&mut self, message: &Message, origin: &Origin) {
         let repaired = routes::repair_strict(message, &*self.shared.flows);
         let request = repaired.as_ref().unwrap_or(message);
-        let Ok(set) = routes::read(request, &origin.flow, &*self.shared.flows) else {
+        let Ok(set) = routes::read(request, &origin.flow, self.shared.peers.own(), &*self.shared.flows) else {
             return self.shared.metrics.dropped("ack_route");
         };
-        let Some(flow) = set.flow.filter(|flow| self.usable(flow)) else {
+        let onward = set.onward.and_then(|node| self.flow_to(node));
+        let Some(flow) = onward.or(set.flow.filter(|flow| self.usable(flow))) else {
             return self.shared.metrics.dropped("ack_without_flow");
         };
         if request.max_forwards().ok().flatten() == Some(0) {
@@ -138,14 +156,17 @@ impl Core {
 
 /// A response as it goes up: our Via off, challenges of other branches on (S-083), push parameters hidden (P-105).
 /// `None` where ours was the only Via: the response ends here (S-086).
-pub(super) fn build_response(response: &Message, challenges: &[(HeaderId, String)]) -> Option<Bytes> {
+pub(super) fn build_response(response: &Message, method: Method, challenges: &[(HeaderId, String)]) -> Option<Bytes> {
     let _next_hop = response.vias().nth(1)?;
     let mut edit = Edit::new(response);
     edit.pop_via();
     for (header, value) in challenges {
         edit.append(*header, value);
     }
-    hide_push_parameters(response, &mut edit);
+    // What a home answers to a REGISTER has been made for the phone that asked (P-049).
+    if method != Method::Register {
+        hide_push_parameters(response, &mut edit);
+    }
     Some(edit.finish())
 }
 

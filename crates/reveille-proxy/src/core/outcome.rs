@@ -62,7 +62,7 @@ impl Core {
         let status = message.status().unwrap_or(500);
         let Some(context) = self.contexts.get(&id) else { return };
         let (server, method) = (context.server, context.method);
-        let Some(bytes) = super::forward::build_response(message, challenges) else { return };
+        let Some(bytes) = super::forward::build_response(message, method, challenges) else { return };
         self.note_answer(id, status);
         self.count(method, status);
         self.transactions.respond(now.mono, server, status, bytes);

@@ -27,7 +27,7 @@ use super::{
     context::{Origin, Registering, Work},
     reply::Reply,
 };
-use crate::ingress::Purpose;
+use crate::{ingress::Purpose, peers::Home};
 
 /// A REGISTER that may be carried out.
 pub(super) struct Registration {
@@ -36,6 +36,13 @@ pub(super) struct Registration {
     path: Vec<String>,
     outbound: bool,
     announcements: Vec<Announcement>,
+}
+
+impl Registration {
+    /// Whose it is.
+    pub(super) fn aor(&self) -> &Aor {
+        &self.aor
+    }
 }
 
 /// How long a shard may take before the phone is told to try again; the store's worst pause is far below.
@@ -66,6 +73,7 @@ impl Core {
         let checked = self.check_contacts(request, origin, &aor);
         if let Err(reply) = &checked
             && reply.status != 423
+            && self.shared.peers.home(&aor) == Home::Here
         {
             self.reject_waiting(&aor, request);
         }
@@ -280,7 +288,8 @@ impl Core {
             cseq: request.cseq().map(|c| c.number).unwrap_or(0),
             contacts,
             path,
-            flow: Some(origin.flow),
+            // What another node sends names the phone's flow in Path.
+            flow: (origin.purpose != Purpose::Cluster).then_some(origin.flow),
             outbound,
             reply: WorkerRef { worker: self.worker, context: self.next_context },
         };

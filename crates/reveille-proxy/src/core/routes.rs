@@ -5,7 +5,7 @@
 //! therefore lists its own side first and the far side second: the *last* of our values is where the request goes. A single
 //! value of ours is the old rule of RFC 5626 §5.3: arrived on that very flow means outgoing, else it is the destination.
 
-use reveille_registrar::flow::FlowRef;
+use reveille_registrar::flow::{FlowRef, NodeTag};
 use reveille_sip::{edit::Edit, header::HeaderId, limits::Limits, message::Message, uri::Uri};
 
 use super::reply::Reply;
@@ -16,36 +16,56 @@ use crate::egress::Flows;
 pub(super) struct RouteSet {
     /// Values at the top that are ours.
     pub(super) own: usize,
-    /// The flow they lead to; none where the Request-URI decides.
+    /// The flow they lead to; none where the Request-URI decides, or another node.
     pub(super) flow: Option<FlowRef>,
+    /// The node of ours that the next value leads to; the value stays, since it is that node's to read.
+    pub(super) onward: Option<NodeTag>,
+    /// Whether the value of the flow says that its phone can be woken if it is silent ([`WAKEABLE`]).
+    pub(super) wakeable: bool,
     /// Whether values of others remain beneath.
     pub(super) others: bool,
     /// Whether a token of ours was among them: the request belongs to a dialog or flow that we let in (S-228, S-229).
     pub(super) vouched: bool,
 }
 
-/// Reads the Route set of `request`, which arrived on `arrival`.
+/// The parameter by which a home tells an edge, in the Route value that names a flow, that it can have the phone woken: silence
+/// on that flow is then worth little patience (P-054).
+pub(super) const WAKEABLE: &str = "rv-wake";
+
+/// Reads the Route set of `request`, which arrived on `arrival` at the node `own`. Tokens are made under keys that all nodes share,
+/// so a value whose token can be read is ours, whatever host it names.
 ///
 /// # Errors
 /// 403 for a token that is not ours (S-128), 400 for a Route that cannot be read.
-pub(super) fn read(request: &Message, arrival: &FlowRef, flows: &dyn Flows) -> Result<RouteSet, Reply> {
-    let mut set = RouteSet { own: 0, flow: None, others: false, vouched: false };
+pub(super) fn read(request: &Message, arrival: &FlowRef, own: NodeTag, flows: &dyn Flows) -> Result<RouteSet, Reply> {
+    let mut set = RouteSet { own: 0, flow: None, onward: None, wakeable: false, others: false, vouched: false };
     let mut tokens = 0;
     for route in request.routes() {
         let uri = route.ok().and_then(|r| Uri::parse(r.uri).ok()).ok_or_else(|| Reply::new(400))?;
-        if !flows.names_us(uri.host(), uri.port()) {
-            set.others = true;
-            break;
+        let names_us = flows.names_us(uri.host(), uri.port());
+        match uri.user().map(|token| flows.unseal(token)) {
+            Some(Err(_)) if names_us => return Err(Reply::new(403)),
+            Some(Ok(flow)) if flow.node() != own => {
+                set.onward = Some(flow.node());
+                set.vouched = true;
+                break;
+            }
+            Some(Ok(flow)) => {
+                set.flow = Some(flow);
+                set.wakeable = uri.param(WAKEABLE).is_some();
+                set.vouched = true;
+                tokens += 1;
+            }
+            None if names_us => {}
+            None | Some(Err(_)) => {
+                set.others = true;
+                break;
+            }
         }
         set.own += 1;
-        if let Some(token) = uri.user() {
-            let flow = flows.unseal(token).map_err(|_| Reply::new(403))?;
-            set.flow = Some(flow);
-            set.vouched = true;
-            tokens += 1;
-        }
     }
-    if tokens == 1 && set.flow.as_ref() == Some(arrival) {
+    // A value of the arrival flow says where the request comes from, not where it goes.
+    if set.onward.is_some() || tokens == 1 && set.flow.as_ref() == Some(arrival) {
         set.flow = None;
     }
     Ok(set)
@@ -57,7 +77,7 @@ pub(super) fn repair_strict(request: &Message, flows: &dyn Flows) -> Option<Mess
     let uri = Uri::parse(request.request_uri()).ok()?;
     let token = uri.user()?;
     uri.param("lr")?;
-    if !flows.names_us(uri.host(), uri.port()) || flows.unseal(token).is_err() {
+    if flows.unseal(token).is_err() {
         return None;
     }
     let mut values: Vec<&str> = request.values(HeaderId::Route).collect();

@@ -3,5 +3,6 @@
 mod bench;
 mod calls;
 mod dialogs;
+mod nodes;
 mod refusals;
 mod registrations;

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -34,12 +34,23 @@ use crate::{
     home::{HomeBusy, Homes},
     ingress::{Inbound, Purpose},
     metrics::Metrics,
+    peers::{Alone, Peers},
     settings::{RegistrationSettings, Settings, WakeSettings},
 };
 
 /// A TLS connection by number.
 pub(super) fn tls(connection: u64) -> FlowRef {
     FlowRef::Stream { node: NodeTag(0), epoch: 1, connection, transport: Transport::Tls }
+}
+
+/// A TLS connection to one of several nodes.
+pub(super) fn on(node: u32, connection: u64) -> FlowRef {
+    FlowRef::Stream { node: NodeTag(node), epoch: 1, connection, transport: Transport::Tls }
+}
+
+/// The connection between two nodes, as `own` calls it.
+pub(super) fn between(own: NodeTag, other: NodeTag) -> FlowRef {
+    on(own.0, 1000 + u64::from(other.0))
 }
 
 /// A UDP peer by port.
@@ -53,8 +64,10 @@ pub(super) struct FakeFlows {
     pub(super) gone: Mutex<Vec<FlowRef>>,
     pub(super) closed: Mutex<Vec<FlowRef>>,
     pub(super) opened: Mutex<Vec<Destination>>,
-    tokens: Mutex<HashMap<String, FlowRef>>,
-    next: AtomicU64,
+    /// Shared by the nodes of one cluster, as the keys of tokens are.
+    tokens: Arc<Mutex<HashMap<String, FlowRef>>>,
+    /// The node, and how many connections it may open to others.
+    node: NodeTag,
 }
 
 impl FlowProbe for FakeFlows {
@@ -77,11 +90,16 @@ impl Flows for FakeFlows {
     }
     fn open(&self, to: &Destination) -> Result<FlowRef, SendError> {
         self.opened.lock().push(to.clone());
-        Ok(tls(99))
+        // A node's port is 7000 and its number.
+        match to.address.port().checked_sub(7000) {
+            Some(other) => Ok(between(self.node, NodeTag(u32::from(other)))),
+            None => Ok(tls(99)),
+        }
     }
     fn seal(&self, flow: &FlowRef) -> String {
-        let token = format!("tok{}", self.next.fetch_add(1, Ordering::Relaxed));
-        self.tokens.lock().insert(token.clone(), *flow);
+        let mut tokens = self.tokens.lock();
+        let token = format!("tok{}", tokens.len());
+        tokens.insert(token.clone(), *flow);
         token
     }
     fn unseal(&self, token: &str) -> Result<FlowRef, TokenError> {
@@ -183,11 +201,22 @@ impl Bench {
     }
 
     pub(super) fn with(settings: Settings, auth: Option<Digest>) -> Self {
-        let (flows, homes) = (Arc::new(FakeFlows::default()), Arc::new(FakeHomes::default()));
+        Self::among(settings, auth, Arc::new(FakeFlows::default()), Arc::new(Alone))
+    }
+
+    /// A node of several.
+    pub(super) fn node(own: u32, tokens: &Arc<Mutex<HashMap<String, FlowRef>>>, peers: Arc<dyn Peers>) -> Self {
+        let flows = FakeFlows { node: NodeTag(own), tokens: Arc::clone(tokens), ..FakeFlows::default() };
+        Self::among(settings(), None, Arc::new(flows), peers)
+    }
+
+    fn among(settings: Settings, auth: Option<Digest>, flows: Arc<FakeFlows>, peers: Arc<dyn Peers>) -> Self {
+        let homes = Arc::new(FakeHomes::default());
         let shared = Arc::new(Shared {
             settings,
             flows: flows.clone(),
             homes: homes.clone(),
+            peers,
             pushes: Arc::new(FakePushes),
             auth: auth.map(Arc::new),
             users: None,
@@ -209,9 +238,18 @@ impl Bench {
         self.receive(flow, Purpose::Public, text);
     }
 
+    /// A message from another node.
+    pub(super) fn cluster(&mut self, flow: FlowRef, message: Message) {
+        self.take(flow, Purpose::Cluster, message);
+    }
+
     fn receive(&mut self, flow: FlowRef, purpose: Purpose, text: &str) {
         let wire = text.trim_start().replace('\n', "\r\n");
         let message = Message::parse(Bytes::from(wire), &Limits::default()).expect("a well-formed test message");
+        self.take(flow, purpose, message);
+    }
+
+    fn take(&mut self, flow: FlowRef, purpose: Purpose, message: Message) {
         let inbound = Inbound {
             message,
             flow,

@@ -1,0 +1,188 @@
+//! What is another node's business: requests on their way to a home, to the edge that holds a phone's flow, and to the next home when
+//! the first is gone.
+//!
+//! A request whose home goes away is kept and sent again to whoever owns the shard by then, within its own transaction: its sender
+//! notices nothing but the time that a takeover takes.
+
+use std::time::Duration;
+
+use reveille_registrar::{
+    aor::Aor,
+    flow::{FlowRef, NodeTag},
+    shard::Target,
+};
+use reveille_sip::{message::Message, method::Method, typed::NameAddr, uri::Uri};
+use reveille_transaction::{BranchId, BranchKind};
+use smallvec::SmallVec;
+
+use super::{
+    Core, Now, Timer,
+    context::{Branch, BranchState, Origin, Where, Work},
+    reply::Reply,
+};
+use crate::peers::Home;
+
+/// How often the owner of a shard is looked for while it has none, or one that cannot be reached.
+const REHOME_PAUSE: Duration = Duration::from_millis(100);
+
+/// The way one copy of a request takes.
+pub(super) struct Way<'a> {
+    pub(super) flow: FlowRef,
+    /// The binding it is for.
+    pub(super) target: Option<&'a Target>,
+    /// The binding's Path values that are still to be visited.
+    pub(super) path: &'a [String],
+    /// Whether the flow leads to another node of ours.
+    pub(super) onward: bool,
+}
+
+impl<'a> Way<'a> {
+    /// Down a flow of this node.
+    pub(super) fn direct(flow: FlowRef) -> Self {
+        Self { flow, target: None, path: &[], onward: false }
+    }
+}
+
+impl Core {
+    /// The Path value of a REGISTER that goes on to another node: names the flow it came by (RFC 5626 §5.1, S-126).
+    pub(super) fn path(&self, request: &Message, origin: &Origin) -> Result<String, Reply> {
+        let route = self.record_route(&origin.flow).ok_or_else(|| Reply::new(503))?;
+        // Only the phone's own neighbour may say that it applies outbound.
+        let ob = if request.vias().count() == 1 { ";ob>" } else { ">" };
+        Ok(route.replace('>', ob))
+    }
+
+    /// The way to a binding: its flow, or by Path to the node that holds its flow.
+    pub(super) fn way_to<'t>(&self, target: &'t Target) -> Option<Way<'t>> {
+        let path = target.path.as_slice();
+        if let Some(flow) = target.flow {
+            return Some(Way { flow, target: Some(target), path, onward: false });
+        }
+        let (first, rest) = path.split_first()?;
+        let value = NameAddr::parse(first).ok()?;
+        let uri = Uri::parse(value.uri).ok()?;
+        let flow = self.shared.flows.unseal(uri.user()?).ok()?;
+        if flow.node() == self.shared.peers.own() {
+            return Some(Way { flow, target: Some(target), path: rest, onward: false });
+        }
+        let flow = self.flow_to(flow.node())?;
+        Some(Way { flow, target: Some(target), path, onward: true })
+    }
+
+    /// A connection to another node.
+    pub(super) fn flow_to(&self, node: NodeTag) -> Option<FlowRef> {
+        self.shared.flows.open(&self.shared.peers.destination(node)?).ok()
+    }
+
+    /// Sends a request to the home of `aor`, here or elsewhere.
+    pub(super) fn seek_home(&mut self, now: Now, id: u64, aor: &Aor) {
+        match self.shared.peers.home(aor) {
+            Home::Here => self.ask_home(now, id, aor),
+            Home::At(node) => self.start_onward(now, id, node),
+            Home::Nowhere => {
+                self.add_onward(now, id, BranchState::Awaiting);
+                self.deadlines.set(Timer::Rehome { context: id }, now.mono + REHOME_PAUSE);
+            }
+        }
+    }
+
+    /// Starts a request on its way to another node.
+    pub(super) fn start_onward(&mut self, now: Now, id: u64, node: NodeTag) {
+        if let Some(branch) = self.add_onward(now, id, BranchState::Ready) {
+            self.send_onward(now, id, branch, node);
+            self.pump(now, id);
+        }
+    }
+
+    fn add_onward(&mut self, now: Now, id: u64, state: BranchState) -> Option<BranchId> {
+        let delivery = self.delivery(id)?;
+        let branch = delivery.new_branch();
+        let kind = if matches!(state, BranchState::Awaiting) { BranchKind::Waiting } else { BranchKind::Forwarded };
+        delivery.branches.push(Branch { id: branch, key: None, state, tried: SmallVec::new(), pushable: false });
+        // Further ones may come: this node may itself become the home.
+        delivery.fork.add_branch(now.mono, branch, kind);
+        Some(branch)
+    }
+
+    fn send_onward(&mut self, now: Now, id: u64, branch: BranchId, node: NodeTag) {
+        match self.flow_to(node) {
+            Some(flow) => self.send_branch(now, id, branch, &Way { onward: true, ..Way::direct(flow) }),
+            None => self.unreachable(now, id, branch),
+        }
+    }
+
+    /// The home a request was sent to is gone: the request waits for the next one. False where it was not sent to a home.
+    pub(super) fn await_home(&mut self, now: Now, id: u64, branch: BranchId) -> bool {
+        let Some(delivery) = self.delivery(id) else { return false };
+        if !matches!(delivery.plan.destination, Where::Home(_))
+            || !delivery.fork.can_add()
+            || now.mono >= delivery.deadline
+        {
+            return false;
+        }
+        let fresh = delivery.new_branch();
+        let Some(entry) = delivery.branch(branch).filter(|entry| entry.key.is_none()) else { return false };
+        entry.id = fresh;
+        entry.state = BranchState::Awaiting;
+        delivery.fork.add_branch(now.mono, fresh, BranchKind::Waiting);
+        delivery.fork.remove_branch(branch);
+        self.deadlines.set(Timer::Rehome { context: id }, now.mono + REHOME_PAUSE);
+        true
+    }
+
+    /// Looks whether somebody owns the shard by now.
+    pub(super) fn rehome(&mut self, now: Now, id: u64) {
+        let Some(delivery) = self.delivery(id) else { return };
+        let Where::Home(aor) = &delivery.plan.destination else { return };
+        let aor = aor.clone();
+        let Some(branch) = delivery.homeless().filter(|_| !delivery.fork.is_final_sent()) else { return };
+        if now.mono >= delivery.deadline {
+            // Told by us, with a time to come back, and not as the failure of a next hop, which would become 500 (S-082).
+            return self.finish_with(now, id, 503);
+        }
+        match self.shared.peers.home(&aor) {
+            Home::Nowhere => self.deadlines.set(Timer::Rehome { context: id }, now.mono + REHOME_PAUSE),
+            Home::At(node) => {
+                let Some(delivery) = self.delivery(id) else { return };
+                if delivery.fork.forwarded(now.mono, branch) {
+                    if let Some(entry) = delivery.branch(branch) {
+                        entry.state = BranchState::Ready;
+                    }
+                    self.send_onward(now, id, branch, node);
+                }
+                self.pump(now, id);
+            }
+            Home::Here => self.come_home(now, id, &aor),
+        }
+    }
+
+    /// This node has become the home of what it had sent elsewhere.
+    fn come_home(&mut self, now: Now, id: u64, aor: &Aor) {
+        let Some(context) = self.contexts.get_mut(&id) else { return };
+        let (server, origin) = (context.server, context.origin);
+        if context.method != Method::Register {
+            return self.ask_home(now, id, aor);
+        }
+        let Work::Deliver(delivery) = std::mem::replace(&mut context.work, Work::Answered) else { return };
+        self.forget_if_over(id);
+        match self.admit_register(now, &delivery.request, &origin) {
+            Ok(registration) => self.begin_register(now, server, delivery.request, &origin, registration),
+            Err(reply) => self.reply(now, server, &delivery.request, &origin, reply),
+        }
+    }
+
+    /// The way of a branch is gone: another way, another home, or the end of the branch.
+    pub(super) fn unreachable(&mut self, now: Now, id: u64, branch: BranchId) {
+        if !self.fall_back(now, id, branch) && !self.await_home(now, id, branch) {
+            let status = self.lost_way_status(id);
+            self.fail_branch(now, id, branch, status);
+        }
+    }
+
+    /// What becomes of a branch whose flow failed: 430 where a home that knows other ways chose the flow (RFC 5626 §5.3).
+    pub(super) fn lost_way_status(&mut self, id: u64) -> u16 {
+        let Some(delivery) = self.delivery(id) else { return 503 };
+        let is_new = delivery.request.to_tag().is_none();
+        if is_new && matches!(delivery.plan.destination, Where::Flow(_)) { 430 } else { 503 }
+    }
+}

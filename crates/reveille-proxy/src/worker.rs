@@ -62,11 +62,6 @@ impl Workers {
         self.tell(usize::from(answer.to.worker), Fact::Home(answer.to.context, answer.event));
     }
 
-    /// Messages waiting in all queues.
-    pub fn queued(&self) -> usize {
-        self.lanes.iter().map(|l| l.messages.max_capacity() - l.messages.capacity()).sum()
-    }
-
     fn tell(&self, worker: usize, fact: Fact) {
         if let Some(lane) = self.lanes.get(worker)
             && lane.facts.send(fact).is_err()

@@ -17,7 +17,8 @@ fn established(bench: &mut Bench, far: FlowRef) -> Vec<String> {
     forwarded.values(HeaderId::RecordRoute).map(str::to_owned).collect()
 }
 
-fn in_dialog(method: &str, branch: &str, routes: &[String]) -> String {
+/// A request within the dialog of [`invite`].
+pub(super) fn in_dialog(method: &str, branch: &str, routes: &[String]) -> String {
     format!(
         "
 {method} sip:someone@192.0.2.200:5099 SIP/2.0

@@ -11,7 +11,10 @@ use reveille_registrar::{
 };
 use reveille_sip::{header::HeaderId, message::Message};
 
-use super::bench::{Bench, answer, between, invite, on, target};
+use super::{
+    bench::{Bench, answer, between, invite, on, target},
+    dialogs::in_dialog,
+};
 use crate::{
     egress::{Destination, Flows},
     peers::{Home, Peers},
@@ -209,32 +212,15 @@ fn a_call_over_three_nodes() {
     field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
     field.run();
     assert_eq!(field.statuses(on(EDGE, CALLER)), [100, 180, 200]);
-    let request = |method: &str, branch: &str, routes: Vec<String>| {
-        format!(
-            "
-{method} sip:someone@192.0.2.200:5099 SIP/2.0
-Via: SIP/2.0/TLS 192.0.2.77:40000;branch={branch}
-Route: {}
-Max-Forwards: 70
-From: <sip:bob@trunk.test>;tag=b1
-To: <sip:alice@example.com>;tag=a1
-Call-ID: call-1@trunk.test
-CSeq: 8 {method}
-Content-Length: 0
-
-",
-            routes.join(", ")
-        )
-    };
     let reversed: Vec<String> = record_route.iter().rev().cloned().collect();
     field.kill(HOME); // the dialog does not need it
     for (method, branch) in [("ACK", "z9hG4bK1"), ("BYE", "z9hG4bK2")] {
-        field.node(EDGE).public(on(EDGE, CALLER), &request(method, branch, reversed.clone()));
+        field.node(EDGE).public(on(EDGE, CALLER), &in_dialog(method, branch, &reversed));
         field.run();
         let got = field.at(on(FAR, PHONE));
         assert!(matches!(got.as_slice(), [one] if !one.has(HeaderId::Route)), "{method} from the caller");
     }
-    field.node(FAR).public(on(FAR, PHONE), &request("BYE", "z9hG4bK3", record_route));
+    field.node(FAR).public(on(FAR, PHONE), &in_dialog("BYE", "z9hG4bK3", &record_route));
     field.run();
     assert!(matches!(field.at(on(EDGE, CALLER)).as_slice(), [bye] if bye.is_request()), "BYE from the phone");
 }

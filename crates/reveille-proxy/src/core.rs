@@ -3,7 +3,8 @@
 //! A worker owns every transaction of the calls whose Call-ID hashes to it, so nothing here is shared or locked. The
 //! *edge* half (`admission`, `routes`) decides who may say what and whose business a request is; the *home* half
 //! (`register`, `deliver`) talks to the shard that owns the address-of-record. What was let through is forked in
-//! `branch`, ended in `outcome` and rewritten in `forward`. What is another node's business goes `onward`.
+//! `branch`, ended in `outcome` and rewritten in `forward`. What is another node's business goes `onward`;
+//! what comes a second time meets its first copy in `twins`.
 
 mod admission;
 mod branch;
@@ -17,6 +18,7 @@ mod reply;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod twins;
 
 use std::{
     sync::{
@@ -97,6 +99,8 @@ pub struct Core {
     contexts: HashMap<u64, Context>,
     servers: HashMap<ServerId, u64>,
     clients: HashMap<ClientId, (u64, BranchId)>,
+    /// INVITEs that homes sent down flows of ours, by what their copies have in common.
+    twins: HashMap<u64, u64>,
     deadlines: DeadlineQueue<Timer>,
     next_context: u64,
 }
@@ -112,6 +116,7 @@ impl Core {
             contexts: HashMap::new(),
             servers: HashMap::new(),
             clients: HashMap::new(),
+            twins: HashMap::new(),
             deadlines: DeadlineQueue::new(),
             next_context: 1,
         }
@@ -276,6 +281,7 @@ impl Core {
         let over = self.contexts.get(&id).is_some_and(|context| context.is_forgettable());
         if over && let Some(context) = self.contexts.remove(&id) {
             self.servers.remove(&context.server);
+            self.forget_twin(&context.work, id);
             self.shared.metrics.context_closed();
         }
     }

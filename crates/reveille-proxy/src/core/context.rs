@@ -14,6 +14,7 @@ use reveille_sip::{message::Message, method::Method};
 use reveille_transaction::{BranchId, ClientId, ResponseContext, ServerId};
 use smallvec::SmallVec;
 
+use super::twins::Twin;
 use crate::ingress::{Inbound, Purpose};
 
 /// Where a request came from.
@@ -124,6 +125,8 @@ pub(super) struct Delivery {
     pub(super) resolving: bool,
     /// A final response went to the caller.
     pub(super) answered: bool,
+    /// Under which a copy of the request would find it.
+    pub(super) twin: Option<Twin>,
 }
 
 /// One target of a delivery.

@@ -47,6 +47,12 @@ impl Core {
     ) {
         let method = message.method();
         let request = plan.request.take().unwrap_or(message);
+        let twin = Self::twin(&request, origin, &plan);
+        if let Some(twin) = &twin
+            && self.join(now, twin, server, &request, origin)
+        {
+            return;
+        }
         let class = if method == Method::Invite { PushClass::Call } else { PushClass::Request };
         let mut wait = if method == Method::Invite {
             self.shared.settings.wake.call_wait
@@ -76,8 +82,10 @@ impl Core {
             later: Vec::new(),
             resolving: false,
             answered: false,
+            twin: None,
         };
         let id = self.open_context(server, origin, method, now, Work::Deliver(Box::new(delivery)));
+        self.remember(id, twin);
         let Some(delivery) = self.delivery(id) else { return };
         match &delivery.plan.destination {
             Where::Flow(_) => self.start_in_dialog(now, id),

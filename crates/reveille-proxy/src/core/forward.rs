@@ -156,10 +156,22 @@ impl Core {
 
 /// A response as it goes up: our Via off, challenges of other branches on (S-083), push parameters hidden (P-105).
 /// `None` where ours was the only Via: the response ends here (S-086).
-pub(super) fn build_response(response: &Message, method: Method, challenges: &[(HeaderId, String)]) -> Option<Bytes> {
+/// With `joined`, the response goes to whoever sent that request, and not to the sender of the one that was forwarded.
+pub(super) fn build_response(
+    response: &Message,
+    method: Method,
+    challenges: &[(HeaderId, String)],
+    joined: Option<&Message>,
+) -> Option<Bytes> {
     let _next_hop = response.vias().nth(1)?;
     let mut edit = Edit::new(response);
-    edit.pop_via();
+    match joined {
+        None => edit.pop_via(),
+        Some(request) => {
+            let vias: Vec<&str> = request.values(HeaderId::Via).collect();
+            edit.replace(HeaderId::Via, &vias.join(", "));
+        }
+    }
     for (header, value) in challenges {
         edit.append(*header, value);
     }

@@ -62,7 +62,18 @@ impl Core {
         let status = message.status().unwrap_or(500);
         let Some(context) = self.contexts.get(&id) else { return };
         let (server, method) = (context.server, context.method);
-        let Some(bytes) = super::forward::build_response(message, method, challenges) else { return };
+        let joined = match &context.work {
+            Work::Deliver(delivery) if delivery.twin.as_ref().is_some_and(|twin| twin.joined) => {
+                Some(&delivery.request)
+            }
+            _ => None,
+        };
+        let Some(bytes) = super::forward::build_response(message, method, challenges, joined) else { return };
+        if let Some(twin) = self.delivery(id).and_then(|delivery| delivery.twin.as_mut())
+            && (101..300).contains(&status)
+        {
+            twin.last = Some(message.clone());
+        }
         self.note_answer(id, status);
         self.count(method, status);
         self.transactions.respond(now.mono, server, status, bytes);

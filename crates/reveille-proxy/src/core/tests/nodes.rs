@@ -305,6 +305,79 @@ fn a_waiting_call_moves_to_the_next_home() {
     }
 }
 
+/// The home dies while the phone rings: the next home sends the call again, and the phone hears nothing of it. What it has said, and
+/// what it says later, reaches the caller by the new way; also the 200 that came while there was no home.
+#[test]
+fn a_ringing_phone_gets_one_invite() {
+    for answered_meanwhile in [false, true] {
+        let mut field = Field::new();
+        let (_, ring) = field.ringing(true);
+        field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 180));
+        field.run();
+        assert_eq!(field.statuses(on(EDGE, CALLER)), [100, 180]);
+        field.kill(HOME);
+        if answered_meanwhile {
+            field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
+            field.run();
+        }
+        *field.owner.lock() = Some(EDGE);
+        field.advance(Duration::from_millis(150));
+        let waiter = field.node(EDGE).resolving();
+        let binding = field.binding(true);
+        field.tell(EDGE, waiter, HomeEvent::Resolved { targets: vec![binding], waiting: vec![], known: true });
+        if !answered_meanwhile {
+            assert_eq!(field.statuses(on(EDGE, CALLER)), [180]);
+            field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
+            field.run();
+        }
+        assert!(field.at(on(FAR, PHONE)).iter().all(|message| message.method_name() != "INVITE"), "one ring");
+        let answers = field.at(on(EDGE, CALLER));
+        assert_eq!(answers.iter().filter_map(Message::status).collect::<Vec<_>>(), [200]);
+        assert_eq!(answers[0].vias().count(), 1, "only the caller's own Via is left");
+        // A CANCEL that comes too late stops nothing, and a retransmitted 200 still finds its way (RFC 6026).
+        field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
+        field.run();
+        assert_eq!(field.statuses(on(EDGE, CALLER)), [200]);
+    }
+}
+
+/// The caller gives up after the home was replaced: the CANCEL finds the phone by the new way.
+#[test]
+fn a_joined_call_can_be_cancelled() {
+    let mut field = Field::new();
+    let (_, ring) = field.ringing(true);
+    field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 180));
+    field.run();
+    field.kill(HOME);
+    *field.owner.lock() = Some(EDGE);
+    field.advance(Duration::from_millis(150));
+    let waiter = field.node(EDGE).resolving();
+    let binding = field.binding(true);
+    field.tell(EDGE, waiter, HomeEvent::Resolved { targets: vec![binding], waiting: vec![], known: true });
+    field.node(EDGE).peer(on(EDGE, CALLER), &invite("z9hG4bKa").replace("INVITE", "CANCEL"));
+    field.run();
+    let got = field.at(on(FAR, PHONE));
+    assert!(matches!(got.as_slice(), [cancel] if cancel.method_name() == "CANCEL"));
+}
+
+/// A copy after a refusal is another try: the phone had turned down the first.
+#[test]
+fn a_refused_call_is_not_joined() {
+    let mut field = Field::new();
+    let (_, ring) = field.ringing(false);
+    field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 480));
+    field.run();
+    let again = Message::parse(ring.bytes().clone(), &reveille_sip::limits::Limits::default()).unwrap();
+    let token = field.node(FAR).flows.seal(&on(FAR, PHONE));
+    let mut edit = reveille_sip::edit::Edit::new(&again);
+    edit.push_via("SIP/2.0/TLS edge.test:5061;branch=z9hG4bKother");
+    edit.prepend(HeaderId::Route, &format!("<sip:{token}@edge.test:5061;transport=tls;lr>"));
+    let again = Message::parse(edit.finish(), &reveille_sip::limits::Limits::default()).unwrap();
+    field.node(FAR).cluster(between(NodeTag(FAR), NodeTag(EDGE)), again);
+    field.run();
+    assert_eq!(field.at(on(FAR, PHONE)).iter().filter(|message| message.method_name() == "INVITE").count(), 1);
+}
+
 /// A call for which no home is found in its time ends, and a REGISTER with a 503 that asks to come again.
 #[test]
 fn no_home_in_time() {

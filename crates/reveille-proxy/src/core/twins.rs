@@ -30,9 +30,7 @@ impl Core {
         }
         let mut hash = Xxh3::new();
         let cseq = request.cseq().ok()?.number.to_string();
-        for part in
-            [request.value(reveille_sip::header::HeaderId::CallId)?, request.from_tag()?, &cseq, request.request_uri()]
-        {
+        for part in [request.value(HeaderId::CallId)?, request.from_tag()?, &cseq, request.request_uri()] {
             hash.update(part.as_bytes());
             hash.update(&[0]);
         }

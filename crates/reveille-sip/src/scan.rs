@@ -47,6 +47,32 @@ pub(crate) fn find_any(bytes: &[u8], sought: [u8; 3]) -> Option<usize> {
     first_marked(bytes, marks, |b| sought.contains(&b))
 }
 
+/// A bit for each semicolon, where the text is not too long to have one and every semicolon separates: nothing in it quotes or
+/// brackets, and no comma begins another value.
+#[inline]
+pub(crate) fn semicolons(bytes: &[u8]) -> Option<u128> {
+    let [semicolon, comma, quote, open] = [b';', b',', b'"', b'<'].map(u8x16::splat);
+    let look = |chunk: &[u8; 16]| {
+        let octets = u8x16::new(*chunk);
+        let others = octets.simd_eq(comma) | octets.simd_eq(quote) | octets.simd_eq(open);
+        (others.to_bitmask() == 0).then(|| u128::from(octets.simd_eq(semicolon).to_bitmask()))
+    };
+    if bytes.len() > 128 {
+        return None;
+    }
+    let (chunks, tail) = bytes.as_chunks::<16>();
+    let mut marks = 0;
+    for (number, chunk) in chunks.iter().enumerate() {
+        marks |= look(chunk)? << (16 * number);
+    }
+    if !tail.is_empty() {
+        let mut chunk = [0; 16];
+        chunk.get_mut(..tail.len())?.copy_from_slice(tail);
+        marks |= look(&chunk)? << (16 * chunks.len());
+    }
+    Some(marks)
+}
+
 /// Where the first octet stands that `marks` marks with its high bit, as `is_marked` says of one alone.
 #[inline]
 fn first_marked(bytes: &[u8], marks: impl Fn(u8x16) -> u8x16, is_marked: impl Fn(u8) -> bool) -> Option<usize> {
@@ -127,6 +153,20 @@ mod tests {
                 assert_eq!(find_either(block, needle, 1), either);
             }
         }
+    }
+
+    #[test]
+    fn semicolons_are_marked_where_all_of_them_separate() {
+        let long = format!("{};{}", "a".repeat(100), "b".repeat(27));
+        for text in ["", ";", "a;b", "SIP/2.0/TLS 192.0.2.1:5061;branch=z9hG4bK1;rport", ";;;;;;;;;;;;;;;;", &long] {
+            let expected = text.bytes().enumerate().filter(|(_, b)| *b == b';').fold(0, |m, (at, _)| m | 1_u128 << at);
+            assert_eq!(semicolons(text.as_bytes()), Some(expected), "{text}");
+            for other in [',', '"', '<'] {
+                assert_eq!(semicolons(format!("{text}{other}").as_bytes()), None);
+                assert_eq!(semicolons(format!("{other}{text}").as_bytes()), None);
+            }
+        }
+        assert_eq!(semicolons(&[b'a'; 129]), None);
     }
 
     #[test]

@@ -30,8 +30,20 @@ fn read(text: &[u8], step: usize) -> (Progress, Reader) {
 #[test]
 fn an_index_is_the_same_however_the_head_is_read() {
     let odd: [&[u8]; 14] = [
-        b"", b"\0", b"\"\\\0\"", b"\t", b"\r", b"\n", b"\r\r", b"\n\n", b"\xff\x1f", b"\r\nB", b"\r\n c", b"\r\n: c",
-        b"\r\nv: \xc3\xa9, d\r\nVia: e", b"\r\nB\xc3: c",
+        b"",
+        b"\0",
+        b"\"\\\0\"",
+        b"\t",
+        b"\r",
+        b"\n",
+        b"\r\r",
+        b"\n\n",
+        b"\xff\x1f",
+        b"\r\nB",
+        b"\r\n c",
+        b"\r\n: c",
+        b"\r\nv: \xc3\xa9, d\r\nVia: e",
+        b"\r\nB\xc3: c",
     ];
     let mut plain = 0;
     for length in 0..=2 * scan::BLOCK + 3 {

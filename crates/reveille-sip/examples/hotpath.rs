@@ -16,7 +16,7 @@ use std::{hint::black_box, net::IpAddr};
 use bytes::{Bytes, BytesMut};
 use reveille_sip::{
     edit::Edit,
-    frame::{Frame, Framer},
+    frame::{Frame, Framed, Framer},
     limits::Limits,
     message::{Contacts, Message},
     validate,
@@ -55,7 +55,7 @@ fn main() {
     let mut sum = 0;
     for _ in 0..rounds {
         sum += match stage.as_str() {
-            "frame" => frame(&mut framer).map_or(0, |bytes| bytes.len()),
+            "frame" => frame(&mut framer).map_or(0, |framed| framed.bytes().len()),
             "index" => Message::parse(black_box(bytes.clone()), &limits).map_or(0, |m| m.bytes().len()),
             "splice" => edited(black_box(&message)).finish().len(),
             "splice-into" => {
@@ -66,17 +66,17 @@ fn main() {
             "validate" => usize::from(validate::request(black_box(&message)).is_ok()),
             "extract" => extract(black_box(&message)),
             _ => frame(&mut framer)
-                .and_then(|bytes| Message::parse(bytes, &limits).ok())
+                .and_then(|framed| Message::parse_framed(framed, &limits).ok())
                 .map_or(0, |message| edited(&message).finish().len()),
         };
     }
     println!("{stage}: {} octets each time, {sum} in sum", REGISTER.len());
 }
 
-fn frame(framer: &mut Framer) -> Option<Bytes> {
+fn frame(framer: &mut Framer) -> Option<Framed> {
     framer.push(black_box(REGISTER.as_bytes()));
     match framer.next() {
-        Ok(Some(Frame::Message(bytes))) => Some(bytes),
+        Ok(Some(Frame::Message(framed))) => Some(framed),
         _ => None,
     }
 }

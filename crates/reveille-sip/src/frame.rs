@@ -1,21 +1,59 @@
 //! Cutting a byte stream into messages (RFC 3261 §18.3) and keep-alives (RFC 5626 §4.4.1).
 
+use std::sync::Arc;
+
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memchr_iter;
 use smallvec::SmallVec;
 
-use crate::{header::HeaderId, limits::Limits, scan};
+use crate::{
+    header::HeaderId,
+    limits::Limits,
+    message::{Index, Progress, Reader},
+    scan,
+};
 
 /// What a stream holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// One whole message.
-    Message(Bytes),
+    Message(Framed),
     /// CRLF CRLF between messages: to be answered with one CRLF (S-125).
     KeepAlivePing,
     /// A lone CRLF between messages.
     KeepAlivePong,
 }
+
+/// The octets of one message, and where its lines are as far as that was found out in cutting it off.
+#[derive(Clone, Debug)]
+pub struct Framed {
+    pub(crate) bytes: Bytes,
+    /// Of a head that is plain.
+    pub(crate) index: Option<Arc<Index>>,
+}
+
+impl Framed {
+    /// The message as it came.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+/// Octets that nothing is known of: a datagram.
+impl From<Bytes> for Framed {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, index: None }
+    }
+}
+
+/// The index depends on nothing but the octets.
+impl PartialEq for Framed {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Framed {}
 
 /// The stream can no longer be cut; the connection must close (S-021, S-024).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,13 +77,26 @@ pub struct Framer {
     expected: Option<usize>,
 }
 
-/// How far the headers of the current message were looked at, so that each octet is looked at once.
+/// How far the headers of the current message were looked at, so that each octet is looked at once; twice where they are
+/// not plain.
 #[derive(Debug, Default)]
-struct Head {
+enum Head {
+    #[default]
+    None,
+    /// Lines are indexed as they come.
+    Plain(Reader),
+    /// Only the end is sought, and then Content-Length.
+    Odd(Search),
+}
+
+#[derive(Debug, Default)]
+struct Search {
     /// Octets looked at.
     searched: usize,
     /// Where the line begins that is not complete yet.
     line: usize,
+    /// Where the start line ends.
+    start_line: usize,
     /// Where lines begin that may be Content-Length.
     lengths: SmallVec<[usize; 2]>,
 }
@@ -55,7 +106,7 @@ const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 impl Framer {
     /// A framer for one connection.
     pub fn new(limits: Limits) -> Self {
-        Self { buffer: BytesMut::new(), limits, head: Head::default(), expected: None }
+        Self { buffer: BytesMut::new(), limits, head: Head::None, expected: None }
     }
 
     /// Where to read into.
@@ -95,8 +146,7 @@ impl Framer {
                 if matches!(self.buffer.first(), None | Some(b'\r')) {
                     return self.keep_alive();
                 }
-                let Some(head) = self.head_end()? else { return Ok(None) };
-                let length = self.content_length(head)?;
+                let Some((head, length)) = self.read_head()? else { return Ok(None) };
                 if length > self.limits.body || head + length > self.limits.message {
                     return Err(self.lost(513, "Message Too Large", Some(head)));
                 }
@@ -107,11 +157,14 @@ impl Framer {
             return Ok(None);
         }
         self.expected = None;
-        self.head = Head::default();
+        let index = match std::mem::take(&mut self.head) {
+            Head::Plain(reader) => Some(reader.into_index()),
+            _ => None,
+        };
         // An idle connection holds no buffer: when nothing is left over, the message takes it along.
         let message =
             if self.buffer.len() == total { std::mem::take(&mut self.buffer) } else { self.buffer.split_to(total) };
-        Ok(Some(Frame::Message(message.freeze())))
+        Ok(Some(Frame::Message(Framed { bytes: message.freeze(), index })))
     }
 
     /// The buffer is empty or begins with CR, so what comes is a keep-alive or nothing we know.
@@ -128,68 +181,111 @@ impl Framer {
         if END_OF_HEAD.starts_with(&self.buffer) { Ok(None) } else { Err(self.lost(400, "Bad Request", None)) }
     }
 
-    /// The length of start line and headers with their empty line, once they are complete.
-    fn head_end(&mut self) -> Result<Option<usize>, FrameError> {
-        let limit = self.limits.header_section + self.limits.start_line;
-        let buffer: &[u8] = &self.buffer;
-        let (mut from, mut line, mut end) = (self.head.searched, self.head.line, None);
-        'head: while let Some(marks) = scan::block(buffer, from) {
-            let mut newlines = marks.newlines;
-            while newlines != 0 {
-                let newline = from + newlines.trailing_zeros() as usize;
-                newlines &= newlines - 1;
-                let start = std::mem::replace(&mut line, newline + 1);
-                if start == 0 && newline > self.limits.start_line {
-                    return Err(self.lost(414, "Request-URI Too Long", None));
-                }
-                match buffer.get(start..newline) {
-                    Some(b"\r") => {
-                        end = Some(newline + 1);
-                        break 'head;
-                    }
-                    // `l:` and `Content-L…`; which of them it is, and whether it is folded, is seen when all is there.
-                    Some([b'l' | b'L', ..] | [b'c' | b'C', _, _, _, _, _, _, _, b'l' | b'L', ..]) => {
-                        self.head.lengths.push(start)
-                    }
-                    _ => {}
-                }
-            }
-            from += scan::BLOCK;
+    /// The length of start line and headers with their empty line, and that of the body, once they are complete.
+    fn read_head(&mut self) -> Result<Option<(usize, usize)>, FrameError> {
+        if matches!(self.head, Head::None) {
+            self.head = Head::Plain(Reader::new());
         }
-        self.head.line = line;
-        self.head.searched = end.unwrap_or(self.buffer.len());
-        if self.head.line == 0 && self.buffer.len() > self.limits.start_line {
+        if let Head::Plain(reader) = &mut self.head {
+            match reader.read(&self.buffer) {
+                Progress::Whole => {
+                    let index = reader.index();
+                    if let Ok(Some(length)) = index.content_length(&self.buffer)
+                        && index.is_within(&self.limits)
+                    {
+                        return Ok(Some((index.body, length)));
+                    }
+                }
+                Progress::More => {
+                    let has_start_line = reader.has_start_line();
+                    return self.wait(has_start_line);
+                }
+                Progress::Odd => {}
+            }
+        }
+        // Not plain, or at fault: from the beginning.
+        if !matches!(self.head, Head::Odd(_)) {
+            self.head = Head::Odd(Search::default());
+        }
+        let Head::Odd(search) = &mut self.head else { return Ok(None) };
+        let Some(end) = search.head_end(&self.buffer) else {
+            let has_start_line = search.line != 0;
+            return self.wait(has_start_line);
+        };
+        let is_long = search.start_line > self.limits.start_line + 1;
+        let length = search.content_length(self.buffer.get(..end).unwrap_or_default());
+        if is_long {
             return Err(self.lost(414, "Request-URI Too Long", None));
         }
-        if self.head.searched > limit {
-            return Err(self.lost(400, "Headers Too Large", Some(limit)));
+        if end > self.head_limit() {
+            return Err(self.lost(400, "Headers Too Large", Some(self.head_limit())));
         }
-        Ok(end)
+        let length = length.map_err(|reason| self.lost(400, reason, Some(end)))?;
+        Ok(Some((end, length)))
     }
 
-    /// Content-Length: there, once or with one value, and a number (S-021).
-    fn content_length(&self, head: usize) -> Result<usize, FrameError> {
-        let mut length = None;
-        for start in &self.head.lengths {
-            let Some(line) = self.buffer.get(*start..head).map(unfolded_line) else { continue };
-            let Some(colon) = scan::find(line, b':') else { continue };
-            let (name, value) = line.split_at(colon);
-            if HeaderId::from_name(name.trim_ascii_end()) != HeaderId::ContentLength {
-                continue;
-            }
-            let value = digits(value.get(1..).unwrap_or_default().trim_ascii())
-                .ok_or_else(|| self.lost(400, "Bad Content-Length", Some(head)))?;
-            if length.is_some_and(|seen| seen != value) {
-                return Err(self.lost(400, "Conflicting Content-Length", Some(head)));
-            }
-            length = Some(value);
+    /// What there is of a head is not too much to wait for more.
+    fn wait<T>(&self, has_start_line: bool) -> Result<Option<T>, FrameError> {
+        let length = self.buffer.len();
+        // One of them may be the CR.
+        if !has_start_line && length > self.limits.start_line + 1 {
+            return Err(self.lost(414, "Request-URI Too Long", None));
         }
-        length.ok_or_else(|| self.lost(400, "Missing Content-Length", Some(head)))
+        if length > self.head_limit() {
+            return Err(self.lost(400, "Headers Too Large", Some(self.head_limit())));
+        }
+        Ok(None)
+    }
+
+    fn head_limit(&self) -> usize {
+        self.limits.header_section + self.limits.start_line
     }
 
     fn lost(&self, status: u16, reason: &'static str, head: Option<usize>) -> FrameError {
         let head = head.and_then(|end| self.buffer.get(..end)).map(Bytes::copy_from_slice);
         FrameError { status, reason, head }
+    }
+}
+
+impl Search {
+    /// The length of start line and headers with their empty line, once they are complete.
+    fn head_end(&mut self, buffer: &[u8]) -> Option<usize> {
+        let unread = buffer.get(self.searched..)?;
+        for newline in memchr_iter(b'\n', unread).map(|at| self.searched + at) {
+            let start = std::mem::replace(&mut self.line, newline + 1);
+            if start == 0 {
+                self.start_line = newline;
+            }
+            match buffer.get(start..newline) {
+                Some(b"\r") => return Some(newline + 1),
+                // `l:` and `Content-L…`; which of them it is, and whether it is folded, is seen when all is there.
+                Some([b'l' | b'L', ..] | [b'c' | b'C', _, _, _, _, _, _, _, b'l' | b'L', ..]) => {
+                    self.lengths.push(start)
+                }
+                _ => {}
+            }
+        }
+        self.searched = buffer.len();
+        None
+    }
+
+    /// Content-Length: there, once or with one value, and a number (S-021).
+    fn content_length(&self, head: &[u8]) -> Result<usize, &'static str> {
+        let mut length = None;
+        for start in &self.lengths {
+            let Some(line) = head.get(*start..).map(unfolded_line) else { continue };
+            let Some(colon) = scan::find(line, b':') else { continue };
+            let (name, value) = line.split_at(colon);
+            if HeaderId::from_name(name.trim_ascii_end()) != HeaderId::ContentLength {
+                continue;
+            }
+            let value = digits(value.get(1..).unwrap_or_default().trim_ascii()).ok_or("Bad Content-Length")?;
+            if length.is_some_and(|seen| seen != value) {
+                return Err("Conflicting Content-Length");
+            }
+            length = Some(value);
+        }
+        length.ok_or("Missing Content-Length")
     }
 }
 

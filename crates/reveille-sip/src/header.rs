@@ -1,5 +1,7 @@
 //! Header names (RFC 3261 §7.3.3, §20 and the registry).
 
+use wide::u8x16;
+
 macro_rules! headers {
     ($($(#[$doc:meta])* $id:ident $name:literal $($compact:literal)?,)*) => {
         /// A header we have a use for; all others are [`HeaderId::Other`] and keep their name in the message.
@@ -17,24 +19,9 @@ macro_rules! headers {
             /// How many variants there are.
             pub(crate) const COUNT: usize = Self::Other as usize + 1;
 
-            const NAMES: &[(Self, &'static str)] = &[$((Self::$id, $name),)*];
-
-            /// The header a name denotes, long or compact, in any case (S-001, S-004).
-            #[inline]
-            pub fn from_name(name: &[u8]) -> Self {
-                if let [letter] = name {
-                    return match letter.to_ascii_lowercase() {
-                        $($($compact => Self::$id,)?)*
-                        _ => Self::Other,
-                    };
-                }
-                // At most one name can be in the slot; it is compared as nearly everyone writes it first.
-                match SLOTS.1.get(slot(name, SLOTS.0)) {
-                    Some(Some((id, known)))
-                        if is_same(name, known.as_bytes()) || name.eq_ignore_ascii_case(known.as_bytes()) => *id,
-                    _ => Self::Other,
-                }
-            }
+            /// Every name, long and compact.
+            const NAMES: &[(Self, &'static [u8])] =
+                &[$((Self::$id, $name.as_bytes()), $((Self::$id, &[$compact]),)?)*];
         }
     };
 }
@@ -91,6 +78,29 @@ headers! {
 }
 
 impl HeaderId {
+    /// The header a name denotes, long or compact, in any case (S-001, S-004).
+    pub fn from_name(name: &[u8]) -> Self {
+        let (Some(first), Some(last)) = (name.first(), name.last()) else { return Self::Other };
+        // At most one name can be in the slot.
+        let slot = &SLOTS.1[slot(name.len(), *first, *last, SLOTS.0)];
+        match slot.name.get(..name.len()) {
+            Some(known) if name.len() == slot.length && name.eq_ignore_ascii_case(known) => slot.id,
+            _ => Self::Other,
+        }
+    }
+
+    /// The header whose name, written as nearly everyone writes it, stands before the first colon, and the length of that
+    /// name. `None` says nothing.
+    #[inline]
+    pub(crate) fn before_colon(line: &[u8; 16]) -> Option<(Self, usize)> {
+        let octets = u8x16::new(*line);
+        let length = octets.simd_eq(u8x16::splat(b':')).to_bitmask().trailing_zeros() as usize;
+        let last = line.get(length.wrapping_sub(1))?;
+        let slot = &SLOTS.1[slot(length, line[0], *last, SLOTS.0)];
+        let same = octets.simd_eq(u8x16::new(slot.begin())).to_bitmask();
+        (slot.length == length && same.trailing_ones() as usize >= length).then_some((slot.id, length))
+    }
+
     /// A bit of its own.
     pub(crate) const fn bit(self) -> u64 {
         1 << self as u8
@@ -118,53 +128,55 @@ const _: () = assert!(HeaderId::COUNT <= 64);
 
 const SLOT_COUNT: usize = 512;
 
-type Slots = [Option<(HeaderId, &'static str)>; SLOT_COUNT];
-
-/// The perfect hash of the names we know and its multiplier, found by the compiler.
-static SLOTS: (u32, Slots) = find_slots();
-
-/// Length, first and last letter tell all names apart; the multiplier spreads them so that no two share a slot.
-const fn slot(name: &[u8], multiplier: u32) -> usize {
-    let (Some(first), Some(last)) = (name.first(), name.last()) else { return SLOT_COUNT };
-    let key = ((name.len() as u32) << 16) | (((*first | 0x20) as u32) << 8) | (*last | 0x20) as u32;
-    (key.wrapping_mul(multiplier) >> 23) as usize
+#[derive(Clone, Copy)]
+struct Slot {
+    /// Filled up with NUL, which is no character of names.
+    name: [u8; 20],
+    length: usize,
+    id: HeaderId,
 }
 
-const fn find_slots() -> (u32, Slots) {
-    let mut multiplier = 0x9e37_79b1_u32;
-    loop {
-        let mut slots: Slots = [None; SLOT_COUNT];
-        let mut at = 0;
-        while at < HeaderId::NAMES.len() {
-            let (id, name) = HeaderId::NAMES[at];
-            let slot = slot(name.as_bytes(), multiplier);
-            if slots[slot].is_some() {
-                break;
-            }
-            slots[slot] = Some((id, name));
-            at += 1;
-        }
-        if at == HeaderId::NAMES.len() {
-            return (multiplier, slots);
-        }
-        multiplier = multiplier.wrapping_add(0x85eb_ca76);
+/// The perfect hash of the names we know and its multiplier, found by the compiler.
+static SLOTS: (u32, [Slot; SLOT_COUNT]) = find_slots();
+
+impl Slot {
+    const EMPTY: Self = Self { name: [0; 20], length: 0, id: HeaderId::Other };
+
+    #[inline]
+    fn begin(&self) -> [u8; 16] {
+        self.name.first_chunk().copied().unwrap_or_default()
     }
 }
 
-/// Whether two names are the same to the letter, compared in words that may overlap.
+/// Length, first and last letter tell all names apart; the multiplier spreads them so that no two share a slot.
 #[inline]
-fn is_same(name: &[u8], known: &[u8]) -> bool {
-    name.len() == known.len()
-        && match (name.first_chunk::<8>(), known.first_chunk::<8>()) {
-            (Some(a), Some(b)) if name.len() <= 16 => {
-                u64::from_ne_bytes(*a) == u64::from_ne_bytes(*b) && name.last_chunk::<8>() == known.last_chunk::<8>()
+const fn slot(length: usize, first: u8, last: u8, multiplier: u32) -> usize {
+    let key = ((length as u32) << 16) | (((first | 0x20) as u32) << 8) | (last | 0x20) as u32;
+    (key.wrapping_mul(multiplier) >> 23) as usize
+}
+
+const fn find_slots() -> (u32, [Slot; SLOT_COUNT]) {
+    let mut multiplier = 0x9e37_79b1_u32;
+    'multipliers: loop {
+        multiplier = multiplier.wrapping_add(0x85eb_ca76);
+        let mut slots = [Slot::EMPTY; SLOT_COUNT];
+        let mut at = 0;
+        while at < HeaderId::NAMES.len() {
+            let (id, name) = HeaderId::NAMES[at];
+            at += 1;
+            let slot = &mut slots[slot(name.len(), name[0], name[name.len() - 1], multiplier)];
+            if slot.length != 0 {
+                continue 'multipliers;
             }
-            (None, None) => match (name.first_chunk::<4>(), known.first_chunk::<4>()) {
-                (Some(a), Some(b)) => a == b && name.last_chunk::<4>() == known.last_chunk::<4>(),
-                _ => name.first_chunk::<2>() == known.first_chunk::<2>() && name.last() == known.last(),
-            },
-            _ => name == known,
+            (slot.id, slot.length) = (id, name.len());
+            let mut letter = 0;
+            while letter < name.len() {
+                slot.name[letter] = name[letter];
+                letter += 1;
+            }
         }
+        return (multiplier, slots);
+    }
 }
 
 /// Why a header could not be read.

@@ -1,5 +1,7 @@
 //! One message, indexed once: where each header's name and value lie in the bytes as they came.
 
+mod careful;
+mod head;
 mod index;
 mod read;
 
@@ -7,11 +9,13 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
-pub use self::index::ParseError;
-use self::index::{Index, Scan};
-pub(crate) use self::index::{Line, is_token, unfold};
-pub use self::read::Contacts;
-use crate::{header::HeaderId, limits::Limits, method::Method};
+pub(crate) use self::{
+    careful::unfold,
+    head::{Progress, Reader, is_token},
+    index::{Index, Line},
+};
+pub use self::{index::ParseError, read::Contacts};
+use crate::{frame::Framed, header::HeaderId, limits::Limits, method::Method};
 
 /// A whole SIP message over the bytes it came in. Cheap to clone.
 #[derive(Clone)]
@@ -28,19 +32,41 @@ impl Message {
     /// # Errors
     /// With the status to answer, where the sender may be answered.
     pub fn parse(bytes: Bytes, limits: &Limits) -> Result<Self, ParseError> {
-        let mut bytes = bytes;
-        // Filled where it stays: it is too large to be moved about.
-        let mut shared = Arc::new(Index::new());
-        let index = Arc::get_mut(&mut shared).ok_or(index::BAD_HEADERS)?;
-        let mut scan = index.scan(&bytes, limits)?;
-        if matches!(scan, Scan::Folded) {
-            bytes = index::unfold(&bytes);
-            *index = Index::new();
-            scan = index.scan(&bytes, limits)?;
+        Self::parse_framed(bytes.into(), limits)
+    }
+
+    /// As [`Self::parse`], without looking again at what a [`crate::frame::Framer`] has looked at.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_framed(framed: Framed, limits: &Limits) -> Result<Self, ParseError> {
+        let Framed { mut bytes, index } = framed;
+        if bytes.len() > limits.message.min(u32::MAX as usize) {
+            return Err(ParseError::new(513, "Message Too Large"));
         }
-        let Scan::Done(length) = scan else { return Err(index::BAD_HEADERS) };
-        bytes.truncate(length);
-        Ok(Self { bytes, index: shared })
+        let is_cut = index.is_some();
+        let plain = match index {
+            Some(index) => Some(index),
+            None => {
+                let mut reader = Reader::new();
+                (reader.read(&bytes) == Progress::Whole).then(|| reader.into_index())
+            }
+        };
+        let index = match plain {
+            Some(index) if index.is_within(limits) => index,
+            _ => careful::index(&mut bytes, limits)?,
+        };
+        let rest = bytes.len().saturating_sub(index.body);
+        // What was cut off by its Content-Length need not be asked for it again; of a datagram all may be body.
+        let length = if is_cut { None } else { index.content_length(&bytes)? }.unwrap_or(rest);
+        if length > rest {
+            return Err(ParseError::new(400, "Content-Length Beyond Message")); // S-020: clerr
+        }
+        if length > limits.body {
+            return Err(ParseError::new(513, "Message Too Large"));
+        }
+        bytes.truncate(index.body + length);
+        Ok(Self { bytes, index })
     }
 
     /// The message as it came (unfolded, where it was folded).
@@ -147,7 +173,7 @@ impl Message {
     }
 
     pub(crate) fn raw(&self, range: index::Range) -> &[u8] {
-        self.bytes.get(range.start as usize..range.end as usize).unwrap_or_default()
+        range.of(&self.bytes)
     }
 
     pub(crate) fn text(&self, range: index::Range) -> Option<&str> {

@@ -25,21 +25,25 @@ pub enum Method {
 impl Method {
     /// The method a token names; methods compare case-sensitively (RFC 3261 §7.1).
     pub fn from_token(token: &str) -> Self {
+        Self::from_octets(token.as_bytes())
+    }
+
+    pub(crate) fn from_octets(token: &[u8]) -> Self {
         match token {
-            "INVITE" => Self::Invite,
-            "ACK" => Self::Ack,
-            "CANCEL" => Self::Cancel,
-            "BYE" => Self::Bye,
-            "REGISTER" => Self::Register,
-            "OPTIONS" => Self::Options,
-            "PRACK" => Self::Prack,
-            "UPDATE" => Self::Update,
-            "INFO" => Self::Info,
-            "REFER" => Self::Refer,
-            "SUBSCRIBE" => Self::Subscribe,
-            "NOTIFY" => Self::Notify,
-            "MESSAGE" => Self::Message,
-            "PUBLISH" => Self::Publish,
+            b"INVITE" => Self::Invite,
+            b"ACK" => Self::Ack,
+            b"CANCEL" => Self::Cancel,
+            b"BYE" => Self::Bye,
+            b"REGISTER" => Self::Register,
+            b"OPTIONS" => Self::Options,
+            b"PRACK" => Self::Prack,
+            b"UPDATE" => Self::Update,
+            b"INFO" => Self::Info,
+            b"REFER" => Self::Refer,
+            b"SUBSCRIBE" => Self::Subscribe,
+            b"NOTIFY" => Self::Notify,
+            b"MESSAGE" => Self::Message,
+            b"PUBLISH" => Self::Publish,
             _ => Self::Extension,
         }
     }

@@ -2,9 +2,9 @@
 //!
 //! What is looked for in a message's head comes so soon that a call of `memchr` for each would cost more than it saves.
 
-use wide::u8x16;
+use wide::{i8x16, u8x16};
 
-/// As many octets as [`Marks`] tells of, one bit each.
+/// As many octets as [`odd_octets`] tells of, one bit each.
 pub(crate) const BLOCK: usize = 64;
 
 /// Where `needle` stands first.
@@ -47,6 +47,32 @@ pub(crate) fn find_any(bytes: &[u8], sought: [u8; 3]) -> Option<usize> {
     first_marked(bytes, marks, |b| sought.contains(&b))
 }
 
+/// A bit for each semicolon, where the text is not too long to have one and every semicolon separates: nothing in it quotes or
+/// brackets, and no comma begins another value.
+#[inline]
+pub(crate) fn semicolons(bytes: &[u8]) -> Option<u128> {
+    let [semicolon, comma, quote, open] = [b';', b',', b'"', b'<'].map(u8x16::splat);
+    let look = |chunk: &[u8; 16]| {
+        let octets = u8x16::new(*chunk);
+        let others = octets.simd_eq(comma) | octets.simd_eq(quote) | octets.simd_eq(open);
+        (others.to_bitmask() == 0).then(|| u128::from(octets.simd_eq(semicolon).to_bitmask()))
+    };
+    if bytes.len() > 128 {
+        return None;
+    }
+    let (chunks, tail) = bytes.as_chunks::<16>();
+    let mut marks = 0;
+    for (number, chunk) in chunks.iter().enumerate() {
+        marks |= look(chunk)? << (16 * number);
+    }
+    if !tail.is_empty() {
+        let mut chunk = [0; 16];
+        chunk.get_mut(..tail.len())?.copy_from_slice(tail);
+        marks |= look(&chunk)? << (16 * chunks.len());
+    }
+    Some(marks)
+}
+
 /// Where the first octet stands that `marks` marks with its high bit, as `is_marked` says of one alone.
 #[inline]
 fn first_marked(bytes: &[u8], marks: impl Fn(u8x16) -> u8x16, is_marked: impl Fn(u8) -> bool) -> Option<usize> {
@@ -70,44 +96,32 @@ fn first_marked(bytes: &[u8], marks: impl Fn(u8x16) -> u8x16, is_marked: impl Fn
     }
 }
 
-/// The marks of the block that begins at `at`, the last one filled up with spaces; `None` past the end.
+/// A bit for each octet of the block that begins at `at` that is a control character (but DEL) or not ASCII; `None` past
+/// the end.
 #[inline]
-pub(crate) fn block(bytes: &[u8], at: usize) -> Option<Marks> {
+pub(crate) fn odd_octets(bytes: &[u8], at: usize) -> Option<u64> {
     let rest = bytes.get(at..)?;
     if let Some(block) = rest.first_chunk::<BLOCK>() {
-        return Some(Marks::of(block));
+        return Some(odd_of(block));
     }
     if rest.is_empty() {
         return None;
     }
     let mut block = [b' '; BLOCK];
     block.get_mut(..rest.len())?.copy_from_slice(rest);
-    Some(Marks::of(&block))
+    Some(odd_of(&block))
 }
 
-/// What stands where in 64 octets, one bit each.
-pub(crate) struct Marks {
-    /// LF.
-    pub(crate) newlines: u64,
-    /// All below 0x20.
-    pub(crate) controls: u64,
-    /// Whether all are ASCII.
-    pub(crate) ascii: bool,
-}
-
-impl Marks {
-    #[inline]
-    fn of(block: &[u8; BLOCK]) -> Self {
-        let (newline, last_control) = (u8x16::splat(b'\n'), u8x16::splat(0x1f));
-        let (mut newlines, mut controls, mut all) = (0, 0, u8x16::ZERO);
-        for (part, chunk) in block.as_chunks::<16>().0.iter().enumerate() {
-            let octets = u8x16::new(*chunk);
-            all |= octets;
-            newlines |= u64::from(octets.simd_eq(newline).to_bitmask()) << (16 * part);
-            controls |= u64::from(octets.min(last_control).simd_eq(octets).to_bitmask()) << (16 * part);
-        }
-        Self { newlines, controls, ascii: all.to_bitmask() == 0 }
+#[inline]
+fn odd_of(block: &[u8; BLOCK]) -> u64 {
+    // As signed numbers, octets that are not ASCII are below the controls.
+    let last_control = i8x16::splat(0x1f);
+    let mut plain = 0;
+    for (part, chunk) in block.as_chunks::<16>().0.iter().enumerate() {
+        let octets = i8x16::new(chunk.map(|octet| octet as i8));
+        plain |= u64::from(octets.simd_gt(last_control).to_bitmask()) << (16 * part);
     }
+    !plain
 }
 
 #[cfg(test)]
@@ -131,9 +145,7 @@ mod tests {
             block.iter().enumerate().fold(0_u64, |mask, (at, b)| mask | (u64::from(is(*b)) << at))
         };
         for block in blocks() {
-            let (newlines, controls) = (mask(&block, &|b| b == b'\n'), mask(&block, &|b| b < 0x20));
-            let marks = Marks::of(&block);
-            assert_eq!((marks.newlines, marks.controls, marks.ascii), (newlines, controls, block.is_ascii()));
+            assert_eq!(odd_of(&block), mask(&block, &|b| !(0x20..0x80).contains(&b)));
             for (from, needle) in [(0, 0x80), (3, 0xff), (40, 0), (45, 10), (62, 9), (63, b'a'), (64, 9)] {
                 let block = &block[from..];
                 assert_eq!(find(block, needle), block.iter().position(|b| *b == needle));
@@ -144,12 +156,25 @@ mod tests {
     }
 
     #[test]
+    fn semicolons_are_marked_where_all_of_them_separate() {
+        let long = format!("{};{}", "a".repeat(100), "b".repeat(27));
+        for text in ["", ";", "a;b", "SIP/2.0/TLS 192.0.2.1:5061;branch=z9hG4bK1;rport", ";;;;;;;;;;;;;;;;", &long] {
+            let expected = text.bytes().enumerate().filter(|(_, b)| *b == b';').fold(0, |m, (at, _)| m | 1_u128 << at);
+            assert_eq!(semicolons(text.as_bytes()), Some(expected), "{text}");
+            for other in [',', '"', '<'] {
+                assert_eq!(semicolons(format!("{text}{other}").as_bytes()), None);
+                assert_eq!(semicolons(format!("{other}{text}").as_bytes()), None);
+            }
+        }
+        assert_eq!(semicolons(&[b'a'; 129]), None);
+    }
+
+    #[test]
     fn the_last_block_is_filled_up_with_spaces() {
         let text = [b'\n'; 70];
-        assert_eq!(block(&text, 0).unwrap().newlines, u64::MAX);
-        let last = block(&text, 64).unwrap();
-        assert_eq!((last.newlines, last.controls), (0b11_1111, 0b11_1111));
-        assert!(block(&text, 70).is_none() && block(&text, 71).is_none());
+        assert_eq!(odd_octets(&text, 0), Some(u64::MAX));
+        assert_eq!(odd_octets(&text, 64), Some(0b11_1111));
+        assert!(odd_octets(&text, 70).is_none() && odd_octets(&text, 71).is_none());
     }
 
     #[test]

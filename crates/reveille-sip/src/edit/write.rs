@@ -1,9 +1,6 @@
 //! Writing lines, and the Via that a proxy corrects.
 
-use std::{
-    io::Write,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::BytesMut;
 
@@ -29,22 +26,21 @@ impl Sink for BytesMut {
 }
 
 /// The first value of a Via line with `received` and `rport` as we know them; the other values as they were.
-pub(crate) fn write_corrected_via(out: &mut Vec<u8>, line: &[u8], received: Option<IpAddr>, rport: Option<u16>) {
+pub(crate) fn write_corrected_via(out: &mut impl Sink, line: &[u8], received: Option<IpAddr>, rport: Option<u16>) {
     // Nearly every line is one value without a quoted parameter, where every semicolon separates.
-    let plain = scan::find_any(line, *b",\"<").is_none();
-    let find = |text: &[u8], byte| match plain {
-        true => scan::find(text, byte),
-        false => split::find_in(text, byte),
+    let (first, rest, mut semicolons) = match scan::semicolons(line) {
+        Some(marks) => (line, [].as_slice(), Semicolons::Marked(marks)),
+        None => {
+            let end = split::find_in(line, b',').unwrap_or(line.len());
+            let (first, rest) = line.split_at(end);
+            (first.trim_ascii_end(), rest, Semicolons::Sought(0))
+        }
     };
-    let end = if plain { None } else { find(line, b',') }.unwrap_or(line.len());
-    let (first, rest) = line.split_at(end);
-    let first = first.trim_ascii_end();
     // Copied in pieces, from one parameter that is left out to the next.
-    let (mut copied, mut at) = (0, 0);
-    while let Some(found) = first.get(at..).and_then(|rest| find(rest, b';')) {
-        let semicolon = at + found;
+    let mut copied = 0;
+    let mut found = semicolons.next(first);
+    while let Some(semicolon) = found {
         let param = first.get(semicolon + 1..).unwrap_or_default();
-        at = semicolon + 1;
         let is = |name: &[u8]| {
             let param = param.trim_ascii_start();
             param.get(..name.len()).is_some_and(|p| p.eq_ignore_ascii_case(name))
@@ -52,27 +48,51 @@ pub(crate) fn write_corrected_via(out: &mut Vec<u8>, line: &[u8], received: Opti
         };
         let replaced = matches!(param.first(), Some(b'r' | b'R' | b' ' | b'\t'))
             && ((received.is_some() && is(b"received")) || (rport.is_some() && is(b"rport")));
+        found = semicolons.next(first);
         if replaced {
-            out.extend_from_slice(first.get(copied..semicolon).unwrap_or_default());
-            copied = find(param, b';').map_or(first.len(), |length| at + length);
-            at = copied;
+            out.put(first.get(copied..semicolon).unwrap_or_default());
+            copied = found.unwrap_or(first.len());
         }
     }
-    out.extend_from_slice(first.get(copied..).unwrap_or_default());
+    out.put(first.get(copied..).unwrap_or_default());
     if let Some(received) = received {
-        out.extend_from_slice(b";received=");
+        out.put(b";received=");
         match received {
             IpAddr::V4(address) => push_ipv4(out, address),
-            IpAddr::V6(address) => {
-                let _ = write!(out, "{address}"); // no brackets (S-031)
-            }
+            IpAddr::V6(address) => out.put(address.to_string().as_bytes()), // no brackets (S-031)
         }
     }
     if let Some(rport) = rport {
-        out.extend_from_slice(b";rport=");
+        out.put(b";rport=");
         push_number(out, usize::from(rport));
     }
-    out.extend_from_slice(rest);
+    out.put(rest);
+}
+
+/// The separating semicolons of a value, one after the other.
+enum Semicolons {
+    /// One bit for each that is left.
+    Marked(u128),
+    /// To be looked for from here on, outside quotes.
+    Sought(usize),
+}
+
+impl Semicolons {
+    fn next(&mut self, value: &[u8]) -> Option<usize> {
+        match self {
+            Self::Marked(0) => None,
+            Self::Marked(marks) => {
+                let at = marks.trailing_zeros() as usize;
+                *marks &= *marks - 1;
+                Some(at)
+            }
+            Self::Sought(from) => {
+                let at = *from + split::find_in(value.get(*from..)?, b';')?;
+                *from = at + 1;
+                Some(at)
+            }
+        }
+    }
 }
 
 /// Whether a line is what [`write_length`] would write.
@@ -105,7 +125,7 @@ pub(super) fn push_number(out: &mut impl Sink, number: usize) {
 }
 
 /// An address as four octets in decimal.
-fn push_ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
+fn push_ipv4(out: &mut impl Sink, address: Ipv4Addr) {
     let (mut text, mut length) = ([b'.'; 16], 0);
     for octet in address.octets() {
         let (digits, count) = &DECIMALS[usize::from(octet)];
@@ -115,7 +135,7 @@ fn push_ipv4(out: &mut Vec<u8>, address: Ipv4Addr) {
         }
         length += usize::from(*count) + 1;
     }
-    out.extend_from_slice(text.get(..length - 1).unwrap_or_default());
+    out.put(text.get(..length - 1).unwrap_or_default());
 }
 
 /// Each octet in decimal, dots behind it, and how many digits it has.
@@ -150,16 +170,14 @@ pub(super) fn write_line_named(out: &mut impl Sink, name: &[u8], value: &[u8]) {
     out.put(b"\r\n");
 }
 
-pub(super) fn write_value(out: &mut Vec<u8>, value: &str) {
-    let start = out.len();
-    out.extend_from_slice(value.as_bytes());
-    if memchr::memchr2(b'\r', b'\n', value.as_bytes()).is_some() {
-        for byte in out.get_mut(start..).unwrap_or_default() {
-            if matches!(byte, b'\r' | b'\n') {
-                *byte = b' ';
-            }
-        }
+/// A line break in a value would begin a header of its own (S-029): it leaves as a space.
+pub(super) fn write_value(out: &mut impl Sink, value: &str) {
+    let value = value.as_bytes();
+    if scan::find_either(value, b'\r', b'\n').is_none() {
+        return out.put(value);
     }
+    let spaced: Vec<u8> = value.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }).collect();
+    out.put(&spaced);
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ fn frames(framer: &mut Framer) -> Result<Vec<Frame>, FrameError> {
 }
 
 fn message(text: &str) -> Frame {
-    Frame::Message(bytes::Bytes::copy_from_slice(text.as_bytes()))
+    Frame::Message(bytes::Bytes::copy_from_slice(text.as_bytes()).into())
 }
 
 fn lost(text: &str, limits: &Limits) -> FrameError {

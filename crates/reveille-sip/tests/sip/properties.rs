@@ -107,7 +107,7 @@ proptest! {
             from = to;
             while let Some(frame) = framer.next().unwrap() {
                 got.push(match frame {
-                    Frame::Message(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+                    Frame::Message(framed) => String::from_utf8(framed.bytes().to_vec()).unwrap(),
                     Frame::KeepAlivePing => "\r\n\r\n".to_owned(),
                     Frame::KeepAlivePong => "\r\n".to_owned(),
                 });

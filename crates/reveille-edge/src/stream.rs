@@ -17,7 +17,7 @@ use std::{
 use bytes::{Buf, Bytes};
 use reveille_proxy::ingress::{Inbound, Purpose};
 use reveille_sip::{
-    frame::{Frame, FrameError, Framer},
+    frame::{Frame, FrameError, Framed, Framer},
     message::Message,
 };
 use tokio::{
@@ -264,9 +264,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, C: Codec> Driver<S, C> {
         loop {
             match self.codec.next() {
                 Ok(None) => break,
-                Ok(Some(Frame::Message(octets))) => {
+                Ok(Some(Frame::Message(framed))) => {
                     messages += 1;
-                    self.take_message(octets, now)?;
+                    self.take_message(framed, now)?;
                 }
                 Ok(Some(Frame::KeepAlivePing)) => pinged = true,
                 Ok(Some(Frame::KeepAlivePong)) => {}
@@ -302,10 +302,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin, C: Codec> Driver<S, C> {
         Ok(())
     }
 
-    fn take_message(&mut self, octets: Bytes, now: Instant) -> Result<(), CloseReason> {
+    fn take_message(&mut self, framed: Framed, now: Instant) -> Result<(), CloseReason> {
         let metrics = self.core.metrics.transport(self.link.flow.transport());
         metrics.messages_in.inc();
-        let message = match Message::parse(octets.clone(), &self.core.sip) {
+        let octets = framed.bytes().clone();
+        let message = match Message::parse_framed(framed, &self.core.sip) {
             Ok(message) => message,
             Err(error) => {
                 self.reject(Some(&octets), error.status, error.reason);

@@ -51,6 +51,10 @@ impl Reader {
                             // The LF is the next mark, if it is not in the next block.
                             odd &= odd.wrapping_sub(1);
                             if here == line {
+                                if line == 0 {
+                                    // No start line at all.
+                                    break 'blocks Progress::Odd;
+                                }
                                 index.body = here + 2;
                                 break 'blocks Progress::Whole;
                             }

@@ -96,3 +96,17 @@ fn lines_are_found_by_their_header() {
     assert_eq!(index.numbered_lines_of(HeaderId::Via).map(|(at, _)| at).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(index.repeated(), HeaderId::Via.bit() | HeaderId::Other.bit());
 }
+
+/// S-022: line ends before the start line belong to the stream; in a message they are a fault.
+#[test]
+fn a_head_begins_with_its_start_line() {
+    for text in ["\r\n", "\r\n\r\n", "\r\n OPTIONS sip:a SIP/2.0\r\n\r\n", "\r\nOPTIONS sip:a SIP/2.0\r\n\r\n"] {
+        assert_eq!(read(text.as_bytes(), text.len()).0, Progress::Odd, "{text:?}");
+        let message = crate::message::Message::parse(bytes::Bytes::from_static(text.as_bytes()), &Limits::default());
+        assert_eq!(
+            message.map_err(|error| (error.status, error.reason)).err(),
+            Some((400, "Bad Start Line")),
+            "{text:?}"
+        );
+    }
+}

@@ -11,7 +11,7 @@ use reveille_registrar::{
     shard::{HomeEvent, Now, WorkerRef},
 };
 use reveille_sip::header::HeaderId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
 enum Fact {
     Home(u64, HomeEvent),
     FlowClosed(FlowRef),
+    /// Answered when everything told before has been handled.
+    Settle(oneshot::Sender<()>),
 }
 
 struct Lane {
@@ -60,6 +62,20 @@ impl Workers {
     /// Passes a home's answer to the worker that asked.
     pub fn home_answer(&self, answer: HomeAnswer) {
         self.tell(usize::from(answer.to.worker), Fact::Home(answer.to.context, answer.event));
+    }
+
+    /// Returns when every worker has handled what homes and flows had told it before: what they answered has been sent.
+    pub async fn settle(&self) {
+        let mut settled = Vec::with_capacity(self.lanes.len());
+        for worker in 0..self.lanes.len() {
+            let (done, handled) = oneshot::channel();
+            self.tell(worker, Fact::Settle(done));
+            settled.push(handled);
+        }
+        for handled in settled {
+            // A worker that has ended has nothing left to say.
+            let _ = handled.await;
+        }
     }
 
     fn tell(&self, worker: usize, fact: Fact) {
@@ -126,6 +142,7 @@ async fn run(mut core: Core, mut inbox: mpsc::Receiver<Inbound>, mut news: mpsc:
             match fact {
                 Fact::Home(context, event) => core.home_answer(now, context, event),
                 Fact::FlowClosed(flow) => closed.add(flow, inbox.len()),
+                Fact::Settle(done) => _ = done.send(()),
             }
         }
         for inbound in messages.drain(..) {

@@ -22,6 +22,7 @@ use reveille_proxy::{
     auth::{Digest, FileUsers, NonceKeys, Users},
     core::Shared,
     home::Homes,
+    ingress::Ingress,
     metrics::Metrics,
     peers::Alone,
     worker::Workers,
@@ -51,7 +52,8 @@ const WATCH: Duration = Duration::from_secs(1);
 /// A running node.
 pub struct Node {
     edge: Edge,
-    workers: Vec<JoinHandle<()>>,
+    workers: Arc<Workers>,
+    tasks: Vec<JoinHandle<()>>,
     registrar: Registrar,
     services: Services,
     store: Arc<EmbeddedStore>,
@@ -118,7 +120,7 @@ impl Node {
         });
         let tasks = seats.start(&shared);
         services.warm_up(WARM_UP).await;
-        let edge = edge.start(workers);
+        let edge = edge.start(Arc::clone(&workers) as Arc<dyn Ingress>);
         health.started();
         for listener in edge.bound() {
             tracing::info!(transport = listener.transport.uri_param(), addr = %listener.addr, "listening");
@@ -126,7 +128,8 @@ impl Node {
         tracing::info!(admin = %admin.addr(), shards = registrar.serving(), workers = count, "the node serves");
         Ok(Self {
             edge,
-            workers: tasks,
+            workers,
+            tasks,
             registrar,
             services,
             store,
@@ -192,6 +195,8 @@ impl Node {
         self.edge.stop_accepting();
         let half = self.drain_timeout / 2;
         self.registrar.drain(half).await;
+        // Whoever waited gets its answer before its flow is closed.
+        self.workers.settle().await;
         // So many a second that the last flow is closed when the time is up.
         let flows = self.edge.table().open_flows() as u64;
         let rate = (flows / half.as_secs().max(1)).max(50);
@@ -204,9 +209,9 @@ impl Node {
 
     /// Stops at once; what is durable stays so.
     pub async fn stop(self) {
-        let Self { edge, workers, registrar, services, store, admin, stop, .. } = self;
+        let Self { edge, tasks, registrar, services, store, admin, stop, .. } = self;
         edge.shutdown().await;
-        workers.iter().for_each(JoinHandle::abort);
+        tasks.iter().for_each(JoinHandle::abort);
         registrar.drain(Duration::ZERO).await;
         services.drain(Duration::from_secs(1)).await;
         if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {

@@ -6,3 +6,4 @@ mod dialogs;
 mod nodes;
 mod refusals;
 mod registrations;
+mod workers;

@@ -189,8 +189,9 @@ impl Node {
     /// Takes nothing new, lets what waits come to its end, closes flows a few at a time, and stops. Takes at most
     /// `node.drain_timeout`.
     pub async fn drain(self) {
-        tracing::info!(timeout = ?self.drain_timeout, "draining");
+        // Not ready before the log says so: whoever reads "draining" may act on it.
         self.health.drain();
+        tracing::info!(timeout = ?self.drain_timeout, "draining");
         self.shared.draining.store(true, Ordering::Relaxed);
         self.edge.stop_accepting();
         let half = self.drain_timeout / 2;

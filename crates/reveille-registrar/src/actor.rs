@@ -222,29 +222,23 @@ impl Running {
     }
 
     fn take(&mut self, now: Now, admitted: Admitted<ShardMsg>) {
-        match (&admitted.msg, &mut self.tenure) {
-            (ShardMsg::Own, None) => {
-                let (number, shard) = self.empty();
-                self.tenure = Some(Tenure::begin(number, shard, &self.node, self.index));
-                return;
-            }
-            (ShardMsg::Input(input), Some(tenure)) => {
-                if let Some(aor) = input.aor()
-                    && tenure.must_wait(&self.node, self.index, aor)
-                {
-                    let aor = aor.clone();
-                    return tenure.hold(aor, admitted);
-                }
-            }
-            (ShardMsg::Inspect { aor, .. }, Some(tenure)) => {
-                if tenure.must_wait(&self.node, self.index, aor) {
-                    let aor = aor.clone();
-                    return tenure.hold(aor, admitted);
-                }
-            }
-            _ => {}
+        if matches!(admitted.msg, ShardMsg::Own) && self.tenure.is_none() {
+            let (number, shard) = self.empty();
+            self.tenure = Some(Tenure::begin(number, shard, &self.node, self.index));
+            return;
         }
         let Some(tenure) = &mut self.tenure else { return self.turn_away(admitted.msg) };
+        let about = match &admitted.msg {
+            ShardMsg::Input(input) => input.aor(),
+            ShardMsg::Inspect { aor, .. } => Some(aor),
+            _ => None,
+        };
+        if let Some(aor) = about
+            && tenure.must_wait(&self.node, self.index, aor)
+        {
+            let aor = aor.clone();
+            return tenure.hold(aor, admitted);
+        }
         match admitted.msg {
             ShardMsg::Input(input) => tenure.shard.handle(now, input),
             ShardMsg::Inputs(inputs) => inputs.into_iter().for_each(|input| tenure.shard.handle(now, input)),

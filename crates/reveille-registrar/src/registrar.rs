@@ -157,6 +157,7 @@ impl Registrar {
     }
 
     /// Sends an input to the shard of `aor`. Never waits. Requests need room at the gate; facts and results always get in.
+    /// Where the shard is another node's, whoever asked is told [`HomeEvent::Moved`].
     ///
     /// # Errors
     /// Gives a request back that found no room, or whose shard is down: the caller answers 503 with Retry-After.
@@ -168,8 +169,15 @@ impl Registrar {
         if is_request && self.0.draining.load(Ordering::Acquire) {
             return Err(Refused::Stopped(Some(input)));
         }
-        let shard = self.shard_of(aor);
-        let slot = self.0.node.map.get(usize::from(shard)).filter(|_| self.0.node.is_owned(shard));
+        let (node, shard) = (&self.0.node, self.shard_of(aor));
+        if !node.is_owned(shard) {
+            // It has gone since its owner was looked up; a fact about it is no concern of this node any more.
+            if let Some(asker) = input.asker() {
+                node.events.deliver(asker, HomeEvent::Moved);
+            }
+            return Ok(());
+        }
+        let slot = node.map.get(usize::from(shard));
         let Some(gate) = slot.and_then(|slot| slot.load_full()) else { return Err(Refused::Stopped(Some(input))) };
         let msg = ShardMsg::Input(input);
         let sent = if is_request { gate.try_send(msg) } else { gate.tell(msg) };

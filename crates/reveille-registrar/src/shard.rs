@@ -307,7 +307,8 @@ impl Shard {
             return;
         };
         let liveness = self.flows.liveness(&flow);
-        let is_gone = liveness == Liveness::Gone;
+        // What its own node has reported is not to be asked again.
+        let is_gone = matches!(liveness, Liveness::Gone | Liveness::Elsewhere);
         // Heard just now: this is not the flow that failed, the phone has come back meanwhile.
         let is_awake = matches!(liveness, Liveness::Open { last_heard }
             if now.mono.saturating_duration_since(last_heard) <= self.config.awake_window);

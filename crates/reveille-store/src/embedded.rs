@@ -155,7 +155,11 @@ impl Replica for EmbeddedStore {
     fn read(&self, shard: u16, aor: &Aor) -> Reading {
         let (shared, aor) = (Arc::clone(&self.shared), aor.clone());
         let read = tokio::task::spawn_blocking(move || {
-            if shared.queue.wait_for_earlier() { shared.engine.record(shard, &aor) } else { Err(StoreError::Unavailable) }
+            if shared.queue.wait_for_earlier() {
+                shared.engine.record(shard, &aor)
+            } else {
+                Err(StoreError::Unavailable)
+            }
         });
         Box::pin(async { read.await.unwrap_or(Err(StoreError::Unavailable)) })
     }

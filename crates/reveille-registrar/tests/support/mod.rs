@@ -13,7 +13,8 @@ use bytes::Bytes;
 use reveille_push::{Outcome, Provider, PushJob, PushServices, PushTarget, Secret, Unsupported, caps::Announcement};
 use reveille_registrar::{
     Acks, Aor, ContactUpdate, ContactsUpdate, FlowProbe, FlowRef, HomeEvent, HomeEvents, Liveness, NodeTag,
-    RegisterRequest, Replica, StoreError, StoreFull, Transport, WorkerRef, Write, replica::{Reading, RecordStream},
+    RegisterRequest, Replica, StoreError, StoreFull, Transport, WorkerRef, Write,
+    replica::{Reading, RecordStream},
 };
 
 /// Keeps values in a map and answers at once.

@@ -127,6 +127,7 @@ fn info(binding: &Binding, unix: u64, flows: &dyn FlowProbe) -> BindingInfo {
         None => ("none", None),
         Some(Liveness::Gone) => ("gone", None),
         Some(Liveness::Connectionless) => ("datagram", None),
+        Some(Liveness::Elsewhere) => ("elsewhere", None),
         Some(Liveness::Open { last_heard }) => ("open", Some(age(last_heard))),
     };
     BindingInfo {

@@ -1,1 +1,2 @@
+//! Runs histories of a simulated cluster.
 fn main() {}

@@ -48,12 +48,14 @@ pub struct Roles {
 /// One lease as the store read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Whose life.
+    /// Whose.
+    pub tag: NodeTag,
+    /// Which life of it.
     pub incarnation: Incarnation,
     /// How long it still ran on the store's clock when it was read.
     pub remaining: Duration,
-    /// Whose, and what that node says of itself.
-    pub info: NodeInfo,
+    /// What the node says of itself: [`NodeInfo::encode`].
+    pub description: Vec<u8>,
 }
 
 /// The nodes whose leases ran at the last reading.
@@ -65,32 +67,38 @@ pub struct Roster {
 /// A node of the roster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// What it says of itself.
-    pub info: NodeInfo,
+    /// Its name.
+    pub tag: NodeTag,
     /// Its life.
     pub incarnation: Incarnation,
     /// The latest moment at which the lease that was read can end. Counted from when the reading *arrived*: the true end is
     /// that or a little earlier, so a look at this moment finds the node gone unless it has renewed.
     pub lease_ends: Instant,
+    /// What it says of itself; `None` if a later release says it in a way we cannot read. Such a node lives, and what it owns
+    /// is its own, but it is offered nothing.
+    pub info: Option<NodeInfo>,
+    description: Vec<u8>,
 }
 
 impl Roster {
-    /// Takes a reading that arrived at `received`. Returns whether placement or addresses may differ from before.
-    pub fn update(&mut self, received: Instant, leases: Vec<Lease>) -> bool {
-        let mut members: Vec<Member> = leases
-            .into_iter()
-            .map(|lease| Member {
-                info: lease.info,
-                incarnation: lease.incarnation,
-                lease_ends: received + lease.remaining,
-            })
-            .collect();
-        members.sort_by_key(|member| member.info.tag.0);
-        members.dedup_by_key(|member| member.info.tag.0);
-        let same = members.len() == self.members.len()
-            && members.iter().zip(&self.members).all(|(a, b)| a.info == b.info && a.incarnation == b.incarnation);
-        self.members = members;
-        !same
+    /// Takes a reading that arrived at `received`. Returns whether it differs from the last in more than times.
+    pub fn update(&mut self, received: Instant, mut leases: Vec<Lease>) -> bool {
+        leases.sort_by_key(|lease| lease.tag.0);
+        leases.dedup_by_key(|lease| lease.tag.0);
+        let same = leases.len() == self.members.len()
+            && leases.iter().zip(&self.members).all(|(lease, member)| {
+                lease.tag == member.tag
+                    && lease.incarnation == member.incarnation
+                    && lease.description == member.description
+            });
+        if same {
+            for (member, lease) in self.members.iter_mut().zip(leases) {
+                member.lease_ends = received + lease.remaining;
+            }
+            return false;
+        }
+        self.members = leases.into_iter().map(|lease| Member::read(received, lease)).collect();
+        true
     }
 
     /// The nodes, by tag.
@@ -100,7 +108,7 @@ impl Roster {
 
     /// The node of that tag.
     pub fn get(&self, tag: NodeTag) -> Option<&Member> {
-        self.members.binary_search_by_key(&tag.0, |member| member.info.tag.0).ok().and_then(|at| self.members.get(at))
+        self.members.binary_search_by_key(&tag.0, |member| member.tag.0).ok().and_then(|at| self.members.get(at))
     }
 
     /// Whether the node's lease ran at the last reading.
@@ -112,13 +120,28 @@ impl Roster {
     pub fn candidates(&self) -> impl Iterator<Item = Candidate> {
         self.members
             .iter()
-            .filter(|member| member.info.roles.home && !member.info.draining)
-            .map(|member| Candidate { tag: member.info.tag, weight: member.info.weight })
+            .filter_map(|member| member.info.as_ref())
+            .filter(|info| info.roles.home && !info.draining)
+            .map(|info| Candidate { tag: info.tag, weight: info.weight })
     }
 
     /// When the first lease of a node other than `me` ends if it is not renewed: the moment to look again.
     pub fn next_end(&self, me: NodeTag) -> Option<Instant> {
-        self.members.iter().filter(|member| member.info.tag != me).map(|member| member.lease_ends).min()
+        self.members.iter().filter(|member| member.tag != me).map(|member| member.lease_ends).min()
+    }
+}
+
+impl Member {
+    fn read(received: Instant, lease: Lease) -> Self {
+        // A description that names another node is no description of this one.
+        let info = NodeInfo::decode(&lease.description).ok().filter(|info| info.tag == lease.tag);
+        Self {
+            tag: lease.tag,
+            incarnation: lease.incarnation,
+            lease_ends: received + lease.remaining,
+            info,
+            description: lease.description,
+        }
     }
 }
 
@@ -128,7 +151,12 @@ mod tests {
     use crate::testing::{at, node};
 
     fn lease(info: NodeInfo, ms: u64) -> Lease {
-        Lease { incarnation: Incarnation::first(1), remaining: Duration::from_millis(ms), info }
+        Lease {
+            tag: info.tag,
+            incarnation: Incarnation::first(1),
+            remaining: Duration::from_millis(ms),
+            description: info.encode(),
+        }
     }
 
     #[test]
@@ -160,5 +188,14 @@ mod tests {
         let leaving = NodeInfo { draining: true, ..node(2) };
         roster.update(at(0), vec![lease(edge, 9), lease(leaving, 9), lease(node(3), 9)]);
         assert_eq!(roster.candidates().map(|c| c.tag).collect::<Vec<_>>(), [NodeTag(3)]);
+    }
+
+    /// A node that a later release describes in its own way must not be taken for dead.
+    #[test]
+    fn a_node_that_cannot_be_read_lives_but_is_no_candidate() {
+        let mut roster = Roster::default();
+        roster.update(at(0), vec![Lease { description: vec![9, 9], ..lease(node(1), 9) }, lease(node(2), 9)]);
+        assert!(roster.is_live(NodeTag(1)));
+        assert_eq!(roster.candidates().map(|c| c.tag).collect::<Vec<_>>(), [NodeTag(2)]);
     }
 }

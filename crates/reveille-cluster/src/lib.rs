@@ -23,6 +23,8 @@ pub mod ownership;
 pub mod placement;
 pub mod roster;
 pub mod shard_map;
+#[cfg(feature = "simulation")]
+pub mod sim;
 #[cfg(test)]
 mod testing;
 

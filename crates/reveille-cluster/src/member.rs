@@ -98,6 +98,8 @@ pub enum MemberOutput {
     RosterChanged,
     /// The node may write until then. Comes with every renewal.
     Leased {
+        /// When the renewal was sent, and with it the roster asked for.
+        sent: Instant,
         /// The self-fencing deadline.
         until: Instant,
         /// The life the lease is of.
@@ -243,7 +245,11 @@ impl OwnLease {
         if changed {
             self.outputs.push_back(MemberOutput::RosterChanged);
         }
-        self.outputs.push_back(MemberOutput::Leased { until: deadline, incarnation: attempt.incarnation });
+        self.outputs.push_back(MemberOutput::Leased {
+            sent: attempt.sent,
+            until: deadline,
+            incarnation: attempt.incarnation,
+        });
         if self.announced.is_none_or(|announced| announced < attempt.revision) {
             self.announced = Some(attempt.revision);
             self.outputs.push_back(MemberOutput::AnnounceMembers);

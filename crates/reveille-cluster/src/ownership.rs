@@ -16,6 +16,8 @@
 //!   another node that lives. The claim says which epoch it expects, so that of two claimants one is refused.
 //! * Once the lease has lapsed, nothing is written under an old epoch any more: a suspended shard resumes only by a new claim
 //!   from the epoch it was held under. If that is granted, nobody else had the shard meanwhile and what is in memory holds.
+//! * An epoch is written only under the lease under which its claim was sent, and a node counts as gone only by a roster that was
+//!   asked for after its fence was heard of. So whoever is found gone had its epoch under a lease that is over.
 //! * Whatever a fence turns out to be, the next claim goes above every epoch ever heard of.
 
 mod state;
@@ -95,6 +97,8 @@ pub enum Output {
         /// The epoch it is held under.
         epoch: Epoch,
     },
+    /// Look at the roster: [`OwnLease::members_changed`](crate::OwnLease::members_changed).
+    Look,
     /// Ask the store for every fence. The answer goes to [`Ownership::map_read`].
     ReadMap,
     /// Serve the shard: nothing of it is in memory.
@@ -146,6 +150,10 @@ pub struct Ownership {
     placement: Placement,
     /// Tags of the nodes alive by the last roster, in order.
     live: Vec<u32>,
+    /// When the roster was asked for.
+    roster_asked: Option<Instant>,
+    /// A newer roster is wanted.
+    looking: bool,
     incarnation: Incarnation,
     /// The self-fencing deadline; `None` while there is no lease.
     leased_until: Option<Instant>,
@@ -170,6 +178,8 @@ impl Ownership {
             map: ShardMap::new(config.shards),
             placement: Placement::default(),
             live: Vec::new(),
+            roster_asked: None,
+            looking: false,
             incarnation: Incarnation::default(),
             leased_until: None,
             hold: Hold::UntilRead,
@@ -219,9 +229,13 @@ impl Ownership {
         self.draining && self.states.iter().all(|state| matches!(state, State::Foreign))
     }
 
-    /// The lease was renewed: the node may write until then.
-    pub fn leased(&mut self, now: Instant, until: Instant, incarnation: Incarnation) {
+    /// The lease was renewed, and the roster read, by a request sent at `sent`: the node may write until then.
+    pub fn leased(&mut self, now: Instant, sent: Instant, until: Instant, incarnation: Incarnation) {
         self.advance(now);
+        self.roster_asked = self.roster_asked.max(Some(sent));
+        if std::mem::take(&mut self.looking) {
+            self.decide_all(now);
+        }
         let regained = self.leased_until.is_none();
         self.incarnation = incarnation;
         self.leased_until = Some(until).filter(|until| *until > now);
@@ -272,6 +286,9 @@ impl Ownership {
             Err(fence) => self.map.read(now, sent, shard, fence),
         };
         match self.state(shard) {
+            State::Claiming { asked: ours, fresh: false, .. } if ours == asked && granted => {
+                self.set(shard, State::Suspended { epoch: asked, asked: None });
+            }
             State::Claiming { asked: ours, kept, .. } if ours == asked && granted => {
                 self.set(shard, State::Owned { epoch: asked, since: now });
                 let epoch = asked;

@@ -24,7 +24,7 @@ pub struct ShardMap {
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     fence: Fence,
-    /// When the fence was heard of; `None` before anything was.
+    /// When the fence was first heard of; `None` before anything was.
     learned: Option<Instant>,
     /// The highest epoch ever heard of, whatever the store says now.
     highest: Epoch,
@@ -73,6 +73,11 @@ impl ShardMap {
         if place.owner == self.owner(shard) { place.second } else { place.owner }
     }
 
+    /// When the present fence was first heard of: whatever made it so happened before.
+    pub fn learned(&self, shard: u16) -> Option<Instant> {
+        self.entries.get(usize::from(shard)).and_then(|entry| entry.learned)
+    }
+
     /// The highest epoch ever heard of for the shard: the next claim goes above it.
     pub fn highest(&self, shard: u16) -> Epoch {
         self.entries.get(usize::from(shard)).map(|entry| entry.highest).unwrap_or_default()
@@ -91,9 +96,11 @@ impl ShardMap {
     /// Returns whether the fence differs from what was known.
     fn set(&mut self, now: Instant, shard: u16, fence: Fence) -> bool {
         let Some(entry) = self.entries.get_mut(usize::from(shard)) else { return false };
-        let changed = entry.fence != fence;
+        let changed = entry.fence != fence || entry.learned.is_none();
+        if changed {
+            entry.learned = Some(now);
+        }
         entry.fence = fence;
-        entry.learned = Some(now);
         self.version += u64::from(changed);
         changed
     }

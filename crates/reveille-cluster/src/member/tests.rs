@@ -56,14 +56,21 @@ fn joins_and_renews_after_a_third() {
     let (outputs, _) = scene.outputs();
     let until = at(DEADLINE);
     let incarnation = Incarnation::first(7);
-    let expected =
-        [MemberOutput::RosterChanged, MemberOutput::Leased { until, incarnation }, MemberOutput::AnnounceMembers];
+    let expected = [
+        MemberOutput::RosterChanged,
+        MemberOutput::Leased { sent: at(0), until, incarnation },
+        MemberOutput::AnnounceMembers,
+    ];
     assert_eq!(outputs, expected);
     assert_eq!(scene.own.poll_timeout(), Some(at(0) + Duration::from_millis(TTL) / 3));
     scene.own.handle_timeout(at(1700));
     scene.answer(1710, &[]);
     let (outputs, _) = scene.outputs();
-    assert_eq!(outputs, [MemberOutput::Leased { until: at(1700 + DEADLINE), incarnation }], "nothing else is news");
+    assert_eq!(
+        outputs,
+        [MemberOutput::Leased { sent: at(1700), until: at(1700 + DEADLINE), incarnation }],
+        "nothing else is news"
+    );
 }
 
 /// The deadline counts from when the renewal was sent: a slow answer buys no time.

@@ -16,11 +16,14 @@ pub(super) enum State {
         retry_at: Instant,
         /// The shard is suspended in memory.
         kept: bool,
+        /// `asked` was first sent under the present lease, so that it may be written under once it is granted.
+        fresh: bool,
     },
     /// Ours, since then.
     Owned { epoch: Epoch, since: Instant },
     /// In memory, and not to be written: the lease lapsed while it was held under `epoch`. `asked` is the epoch of a claim
-    /// that may have been granted unheard; it is asked for again by the same number, so that it can be told from another's.
+    /// that may have been granted unheard. It is asked for again, which tells whether it was, and then claimed from: an epoch is
+    /// written only under the lease under which it was claimed.
     Suspended { epoch: Epoch, asked: Option<Epoch> },
     /// Ours still, on its way out.
     HandingOver { epoch: Epoch, since: Instant, flow: Flow },
@@ -136,6 +139,8 @@ impl Ownership {
                     self.outputs.push_back(Output::Release { shard, epoch: fence.epoch });
                 }
                 Some(owner) if self.is_live(owner) => {}
+                // The roster is from before we heard of this owner: it may be back since.
+                Some(_) if wanted && self.map.learned(shard) > self.roster_asked => self.look(),
                 _ if wanted && self.has_gathered(now) => self.claim(now, shard, fence.epoch, None, false),
                 _ => {}
             },
@@ -145,17 +150,26 @@ impl Ownership {
 
     fn claim(&mut self, now: Instant, shard: u16, expected: Epoch, asked: Option<Epoch>, kept: bool) {
         let highest = self.map.highest(shard).max(expected);
+        let fresh = asked.is_none();
         let asked = asked.unwrap_or_else(|| highest.next(self.config.me, self.incarnation));
-        self.set(shard, State::Claiming { expected, asked, retry_at: now + self.config.retry, kept });
+        self.set(shard, State::Claiming { expected, asked, retry_at: now + self.config.retry, kept, fresh });
         self.outputs.push_back(Output::Claim { shard, expected, epoch: asked });
+    }
+
+    /// Asks for a newer roster, once.
+    fn look(&mut self) {
+        if !self.looking {
+            self.looking = true;
+            self.outputs.push_back(Output::Look);
+        }
     }
 
     /// Asks again for what was not answered.
     pub(super) fn repeat(&mut self, now: Instant, shard: u16) {
         let retry_at = now + self.config.retry;
         match self.state(shard) {
-            State::Claiming { expected, asked, kept, .. } => {
-                self.set(shard, State::Claiming { expected, asked, retry_at, kept });
+            State::Claiming { expected, asked, kept, fresh, .. } => {
+                self.set(shard, State::Claiming { expected, asked, retry_at, kept, fresh });
                 self.outputs.push_back(Output::Claim { shard, expected, epoch: asked });
             }
             State::HandingOver { epoch, since, flow: Flow::Releasing { .. } } => {

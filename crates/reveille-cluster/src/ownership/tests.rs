@@ -56,7 +56,7 @@ fn claims(ownership: &mut Ownership) -> Vec<(u16, Epoch, Epoch)> {
 fn home(nodes: &[u32], fences: impl Fn(u16) -> Fence) -> Ownership {
     let mut ownership = Ownership::new(config());
     ownership.roster_changed(at(0), &live(nodes));
-    ownership.leased(at(0), at(100_000), LIFE);
+    ownership.leased(at(0), at(0), at(100_000), LIFE);
     ownership.map_read(at(2), at(1), (0..SHARDS).map(|shard| (shard, fences(shard))));
     ownership
 }
@@ -89,7 +89,7 @@ fn belonging_to(tag: u32, nodes: &[u32]) -> Vec<u16> {
 fn nothing_is_claimed_before_the_map_is_read_and_the_others_had_time_to_show() {
     let mut ownership = Ownership::new(config());
     ownership.roster_changed(at(0), &live(&[1]));
-    ownership.leased(at(0), at(100_000), LIFE);
+    ownership.leased(at(0), at(0), at(100_000), LIFE);
     assert_eq!(outputs(&mut ownership), [Output::ReadMap]);
     ownership.handle_timeout(at(500));
     assert_eq!(outputs(&mut ownership), [Output::ReadMap], "asked again, as nothing goes without it");
@@ -107,6 +107,20 @@ fn shards_of_the_dead_are_taken_at_once_and_of_the_living_never() {
     let claims = claims(&mut ownership);
     assert_eq!(claims.iter().map(|claim| claim.0).collect::<Vec<_>>(), belonging_to(1, &[1, 2]), "all of ours at once");
     assert!(claims.iter().all(|&(_, expected, epoch)| expected == fence(3, 4).epoch && epoch > expected));
+}
+
+/// A node that was gone may be back, with a claim that we heard of sooner than of its lease.
+#[test]
+fn a_fence_newer_than_the_roster_is_not_judged_by_it() {
+    let mut ownership = settled(&[1, 2], |_| fence(2, 4));
+    ownership.roster_changed(at(20_000), &live(&[1]));
+    let (shard, _, asked) = claims(&mut ownership)[0];
+    ownership.claimed(at(20_010), at(20_000), shard, asked, Err(fence(2, 5)));
+    assert_eq!(outputs(&mut ownership), [Output::Look]);
+    ownership.leased(at(20_030), at(20_005), at(100_000), LIFE);
+    assert_eq!(outputs(&mut ownership), [Output::Look], "asked for before");
+    ownership.leased(at(20_040), at(20_020), at(100_000), LIFE);
+    assert_eq!(claims(&mut ownership)[0].1, fence(2, 5).epoch, "gone after all");
 }
 
 #[test]
@@ -187,9 +201,13 @@ fn a_claim_granted_unheard_before_a_second_lapse_is_still_ours() {
     ownership.fenced(at(120_002), at(99_000), shard, epoch, Fence { owner: Some(ME), epoch: asked });
     assert!(ownership.serves(shard));
     ownership.leased(at(130_000), at(200_000), LIFE.next());
-    assert!(claims(&mut ownership).contains(&(shard, epoch, asked)));
+    assert!(claims(&mut ownership).contains(&(shard, epoch, asked)), "was it?");
     ownership.claimed(at(130_010), at(130_000), shard, asked, Err(Fence { owner: Some(ME), epoch: asked }));
-    assert!(outputs(&mut ownership).contains(&Output::Resume { shard, epoch: asked }));
+    assert_eq!(ownership.may_write(at(130_011), shard), None, "it was claimed under a lease that is over");
+    let (_, expected, new) = claims(&mut ownership)[0];
+    assert!(expected == asked && new > asked);
+    ownership.claimed(at(130_020), at(130_010), shard, new, Ok(()));
+    assert!(outputs(&mut ownership).contains(&Output::Resume { shard, epoch: new }));
 }
 
 #[test]

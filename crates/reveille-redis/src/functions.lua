@@ -118,12 +118,20 @@ local function settle(keys, args)
   return 0
 end
 
+-- The incarnation, other than ours, that holds a lease, and how long. A lease in its last millisecond is over.
+local function held_by_another(key, incarnation)
+  local held, left = redis.call('GET', key), redis.call('PTTL', key)
+  if held and held ~= incarnation and left > 0 then
+    return { 'HELD', held, text(left) }
+  end
+end
+
 -- keys: lease, nodes, seen; args: tag, incarnation, time to live, description, how a lease's key begins, how long to remember
 -- Times are milliseconds. Answers with the roster: tag, description, incarnation and remaining time of each live node.
 local function renew(keys, args)
-  local held = redis.call('GET', keys[1])
-  if held and held ~= args[2] then
-    return { 'HELD', held, text(redis.call('PTTL', keys[1])) }
+  local refusal = held_by_another(keys[1], args[2])
+  if refusal then
+    return refusal
   end
   local clock = redis.call('TIME')
   local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -149,9 +157,9 @@ end
 
 -- keys: lease; args: incarnation
 local function resign(keys, args)
-  local held = redis.call('GET', keys[1])
-  if held and held ~= args[1] then
-    return { 'HELD', held, text(redis.call('PTTL', keys[1])) }
+  local refusal = held_by_another(keys[1], args[1])
+  if refusal then
+    return refusal
   end
   redis.call('DEL', keys[1])
   return 0

@@ -162,5 +162,5 @@ mod tests {
         assert!(expected.get_packed_command().starts_with(b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n"));
     }
 
-    const HASH: &str = "19a52e7394779fcb50cc260af7f658eb65982dcebfeb680808eb7bde6a2c06b0";
+    const HASH: &str = "213782703c60ec4d7e3a66fbeb9db8a56cc50ff3c8172f5789fbf56ba63ee2a5";
 }

@@ -39,6 +39,10 @@ impl From<redis::RedisError> for Lost {
 
 impl Connector {
     pub(crate) fn to_data(config: &RedisConfig) -> Self {
+        if config.tls.is_some() {
+            // The redis crate takes the process's cryptography; where nobody has chosen yet it is ours.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         Connector {
             credentials: config.credentials.clone(),
             tls: config.tls.clone(),

@@ -133,7 +133,7 @@ async fn a_server_that_lost_its_memory_fences_its_former_owner() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_waits_for_replicas_where_asked() {
-    let master = Server::with(&["--save", "", "--repl-diskless-sync-delay", "0"]);
+    let master = Server::with(&["--save", "", "--repl-diskless-sync", "no"]);
     let wait = WaitReplicas { count: 1, within: Duration::from_millis(400) };
     let config = RedisConfig { wait_replicas: Some(wait), ..config(master.mode(), "n1") };
     let node = Node::open(&config).await;

@@ -162,5 +162,5 @@ mod tests {
         assert!(expected.get_packed_command().starts_with(b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n"));
     }
 
-    const HASH: &str = "213782703c60ec4d7e3a66fbeb9db8a56cc50ff3c8172f5789fbf56ba63ee2a5";
+    const HASH: &str = "b5f61b8bf8bd574480bf7873c562255edb5c8a4aa1490d07f694bbde11aab4ef";
 }

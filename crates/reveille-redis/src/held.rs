@@ -1,5 +1,7 @@
 //! The shards this node holds: at which epoch, and the version its next write gets.
 
+use std::time::Instant;
+
 use parking_lot::Mutex;
 
 /// What is known of one shard.
@@ -61,6 +63,33 @@ impl Held {
         if let Some(holding) = self.shards.get(usize::from(shard)) {
             let mut holding = holding.lock();
             holding.next = holding.next.max(seq + 1);
+        }
+    }
+}
+
+/// Until when this node may write.
+pub(crate) struct Lease(Mutex<Until>);
+
+enum Until {
+    /// Nobody has set a limit.
+    Unlimited,
+    Moment(Option<Instant>),
+}
+
+impl Lease {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Until::Unlimited))
+    }
+
+    pub(crate) fn set(&self, until: Option<Instant>) {
+        *self.0.lock() = Until::Moment(until);
+    }
+
+    /// Whether a write may leave, or be acknowledged, at this moment.
+    pub(crate) fn runs(&self, now: Instant) -> bool {
+        match *self.0.lock() {
+            Until::Unlimited => true,
+            Until::Moment(until) => until.is_some_and(|until| now < until),
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use redis::Value;
 use reveille_registrar::aor::Aor;
-use reveille_registrar::replica::{Acks, RecordStream, Replica, StoreError, StoreFull, Write};
+use reveille_registrar::replica::{Acks, Reading, RecordStream, Replica, StoreError, StoreFull, Write};
 use reveille_runtime::clock;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::runtime::Handle;
@@ -22,7 +22,7 @@ use crate::config::RedisConfig;
 use crate::error::{ClaimError, CommandError, ConnectError, DeferError, FencedError};
 use crate::functions::Function;
 use crate::gateway::{Gateway, Request};
-use crate::held::Held;
+use crate::held::{Held, Lease};
 use crate::keys::shard_slot;
 use crate::link::Pool;
 use crate::metrics::Metrics;
@@ -85,6 +85,7 @@ impl RedisStore {
             gateway,
             sealer: Sealer::new(&config.cluster, config.shards, &config.keys),
             held: Held::new(config.shards),
+            lease: Lease::new(),
             desk: Arc::new(Desk::new(config.queue, config.queue_bytes, metrics)),
             batch: config.batch,
             in_flight: config.in_flight,
@@ -143,15 +144,31 @@ impl RedisStore {
         }
         // Names this attempt: a repetition after a lost reply is told from a claim by somebody else.
         let nonce = hex::encode(nonce);
+        let claims: Vec<_> = shards.iter().map(|(shard, expected)| (*shard, *expected, expected + 1)).collect();
+        self.claim_named(&nonce, &claims, deadline).await
+    }
+
+    /// As [`RedisStore::claim`], with the epoch that each shard is to get as the third of each claim. That epoch must be one
+    /// that nobody but this life of this node asks for: asking again is then asking once.
+    pub async fn claim_as(&self, claims: &[(u16, u64, u64)], deadline: Instant) -> Vec<Result<u64, ClaimError>> {
+        self.claim_named("", claims, deadline).await
+    }
+
+    async fn claim_named(
+        &self,
+        name: &str,
+        claims: &[(u16, u64, u64)],
+        deadline: Instant,
+    ) -> Vec<Result<u64, ClaimError>> {
         let gateway = &self.shared.gateway;
-        let request = |(shard, expected): &(u16, u64)| {
+        let request = |(shard, expected, epoch): &(u16, u64, u64)| {
             let keys = gateway.keys.shard(*shard);
             let mut cmd = gateway.call(Function::Claim, &[&keys.fence, &keys.feed]);
-            cmd.arg(&gateway.node).arg(*expected).arg(&nonce).arg(self.shared.feed_length);
+            cmd.arg(&gateway.node).arg(*expected).arg(name).arg(self.shared.feed_length).arg(*epoch);
             Request::new(shard_slot(*shard), cmd)
         };
-        let answers = gateway.ask_all(shards.iter().map(request).collect(), deadline, true).await;
-        shards.iter().zip(answers).map(|((shard, _), answer)| self.claimed(*shard, answer)).collect()
+        let answers = gateway.ask_all(claims.iter().map(request).collect(), deadline, true).await;
+        claims.iter().zip(answers).map(|((shard, ..), answer)| self.claimed(*shard, answer)).collect()
     }
 
     fn claimed(&self, shard: u16, answer: Result<Value, CommandError>) -> Result<u64, ClaimError> {
@@ -183,6 +200,12 @@ impl RedisStore {
         let mut cmd = gateway.call(Function::Release, &[&gateway.keys.shard(shard).fence]);
         cmd.arg(&gateway.node).arg(epoch);
         fenced(gateway.ask(Request::new(shard_slot(shard), cmd), deadline).await?)
+    }
+
+    /// Until when this node may write at all; `None`: no longer. A write that comes later, or whose answer does, is answered
+    /// [`StoreError::Unavailable`]: a node that lost its lease acknowledges nothing. Without a word there is no such limit.
+    pub fn lease(&self, until: Option<Instant>) {
+        self.shared.lease.set(until);
     }
 
     /// Stops writing to a shard at once, without asking anybody: for an owner that could not renew its lease in time. What is
@@ -241,15 +264,7 @@ impl RedisStore {
         aor: &Aor,
         deadline: Instant,
     ) -> Result<Option<(u64, Bytes)>, CommandError> {
-        let field = self.shared.sealer.field(aor);
-        let mut cmd = redis::cmd("HGET");
-        cmd.arg(self.shared.gateway.keys.shard(shard).records).arg(&field[..]);
-        let blob = match self.shared.gateway.ask(Request::new(shard_slot(shard), cmd), deadline).await? {
-            Value::Nil => return Ok(None),
-            value => value.octets()?,
-        };
-        let opened = self.shared.sealer.open(shard, &field, blob)?;
-        Ok(opened.value.map(|value| (opened.version, value)))
+        read_through(&self.shared, shard, aor, deadline).await
     }
 
     /// Writes a record if it is still at the version the caller saw; 0 where it saw none. Returns the new version.
@@ -366,6 +381,9 @@ impl From<OpenError> for FencedError {
     }
 }
 
+/// How long one record may take to be read before whoever wants it asks again.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Replica for RedisStore {
     fn attach(&self, acks: Arc<dyn Acks>) {
         self.shared.desk.attach(acks);
@@ -403,6 +421,39 @@ impl Replica for RedisStore {
             }
         }
     }
+
+    fn read(&self, shard: u16, aor: &Aor) -> Reading {
+        let (shared, aor) = (Arc::clone(&self.shared), aor.clone());
+        Box::pin(async move {
+            match read_through(&shared, shard, &aor, clock::now() + READ_PATIENCE).await {
+                Ok(record) => Ok(record.map(|(_, value)| value)),
+                // As where the whole shard is read: one spoilt record must not keep its phone from registering anew.
+                Err(CommandError::Record(OpenError::Damaged)) => {
+                    shared.desk.metrics.damaged.inc();
+                    tracing::error!(shard, "a record is damaged and left out");
+                    Ok(None)
+                }
+                Err(_) => Err(StoreError::Unavailable),
+            }
+        })
+    }
+}
+
+async fn read_through(
+    shared: &Shared,
+    shard: u16,
+    aor: &Aor,
+    deadline: Instant,
+) -> Result<Option<(u64, Bytes)>, CommandError> {
+    let field = shared.sealer.field(aor);
+    let mut cmd = redis::cmd("HGET");
+    cmd.arg(shared.gateway.keys.shard(shard).records).arg(&field[..]);
+    let blob = match shared.gateway.ask(Request::new(shard_slot(shard), cmd), deadline).await? {
+        Value::Nil => return Ok(None),
+        value => value.octets()?,
+    };
+    let opened = shared.sealer.open(shard, &field, blob)?;
+    Ok(opened.value.map(|value| (opened.version, value)))
 }
 
 type Loaded = Result<(Aor, Bytes), StoreError>;

@@ -24,7 +24,7 @@ use crate::backoff;
 use crate::config::Endpoint;
 use crate::functions::Function;
 use crate::gateway::{Gateway, MOST_REDIRECTIONS, Outcome, Request, Round};
-use crate::held::Held;
+use crate::held::{Held, Lease};
 use crate::keys::shard_slot;
 use crate::link::Pool;
 use crate::pending::{Desk, Fate, Pending};
@@ -37,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) gateway: Gateway,
     pub(crate) sealer: Sealer,
     pub(crate) held: Held,
+    pub(crate) lease: Lease,
     pub(crate) desk: Arc<Desk>,
     pub(crate) batch: usize,
     pub(crate) in_flight: usize,
@@ -294,7 +295,7 @@ impl Writer {
     fn conclude(&mut self, call: Call, value: Value, enough: bool, now: Instant) {
         let (shard, epoch) = (call.shard, call.epoch);
         match refusal(value) {
-            Ok(Ok(_)) if enough => self.end(call, now, Fate::Written),
+            Ok(Ok(_)) if enough && self.shared.lease.runs(now) => self.end(call, now, Fate::Written),
             Ok(Ok(_)) => self.end(call, now, |_| Fate::Unknown),
             Ok(Err(refused)) => match refused.name.as_str() {
                 "FENCED" => {
@@ -379,7 +380,7 @@ fn next_call(shared: &Shared, shard: u16, line: &mut Line) -> Option<Call> {
                 write.pending.answer(Fate::Fenced(0), now);
                 continue;
             }
-            Job::Write(write) if now >= write.pending.taken + shared.write_timeout => {
+            Job::Write(write) if now >= write.pending.taken + shared.write_timeout || !shared.lease.runs(now) => {
                 write.pending.answer(Fate::Unknown, now);
                 continue;
             }

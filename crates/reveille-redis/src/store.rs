@@ -196,10 +196,26 @@ impl RedisStore {
         let flushed = tokio::time::timeout_at(deadline.into(), self.flush(shard)).await;
         self.shared.held.lost(shard, epoch);
         flushed.map_err(|_| CommandError::Unavailable)?;
+        self.release_as(shard, epoch, deadline).await
+    }
+
+    /// Leaves the fence of a shard without an owner, where it names this node and `epoch`; nothing is written under that epoch any
+    /// more, and nothing waited for: [`RedisStore::flush`] comes first.
+    ///
+    /// # Errors
+    /// [`FencedError::Fenced`] where the fence is another.
+    pub async fn release_as(&self, shard: u16, epoch: u64, deadline: Instant) -> Result<(), FencedError> {
+        self.shared.held.lost(shard, epoch);
         let gateway = &self.shared.gateway;
         let mut cmd = gateway.call(Function::Release, &[&gateway.keys.shard(shard).fence]);
         cmd.arg(&gateway.node).arg(epoch);
         fenced(gateway.ask(Request::new(shard_slot(shard), cmd), deadline).await?)
+    }
+
+    /// Answers what is to be written to a shard with [`StoreError::Unavailable`] until the shard is claimed anew: for an owner
+    /// that must find out whether it still is.
+    pub fn pause(&self, shard: u16) {
+        self.shared.held.pause(shard);
     }
 
     /// Until when this node may write at all; `None`: no longer. A write that comes later, or whose answer does, is answered

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use reveille_redis::{ClaimError, Fence};
+use reveille_redis::{ClaimError, Fence, FencedError};
 use reveille_registrar::replica::{Replica, StoreError};
 use reveille_runtime::clock;
 use support::{Node, Server, aor, config, soon};
@@ -43,6 +43,22 @@ async fn nothing_is_written_without_a_lease() {
     node.store.lease(Some(clock::now() + Duration::from_secs(60)));
     assert_eq!(node.write(3, 5, "alice", Some("again")), Ok(()));
     assert_eq!(node.store.read(3, &aor("bob")).await.unwrap(), None);
+}
+
+/// A shard that is held and paused is written again once it is claimed anew; one that a former life held can be given back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_shard_waits_for_a_claim() {
+    let server = Server::start();
+    let node = Node::open(&config(server.mode(), "1")).await;
+    assert_eq!(node.store.claim_as(&[(3, 0, 1001)], soon()).await, [Ok(1001)]);
+    node.store.pause(3);
+    assert_eq!(node.write(3, 1, "alice", Some("one")), Err(StoreError::Unavailable));
+    assert_eq!(node.store.claim_as(&[(3, 1001, 2001)], soon()).await, [Ok(2001)]);
+    assert_eq!(node.write(3, 2, "alice", Some("two")), Ok(()));
+    let next_life = Node::open(&config(server.mode(), "1")).await;
+    assert_eq!(next_life.store.release_as(3, 1001, soon()).await, Err(FencedError::Fenced { epoch: 2001 }));
+    assert_eq!(next_life.store.release_as(3, 2001, soon()).await, Ok(()));
+    assert_eq!(node.write(3, 3, "alice", Some("three")), Err(StoreError::Fenced));
 }
 
 /// The lease ends while a write is under way: the record may be there, and yet nobody is told that it is.

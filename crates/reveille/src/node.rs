@@ -73,6 +73,9 @@ impl Node {
     /// # Errors
     /// When a file cannot be used, a port not be bound, or the store not be opened; says which key and why.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        if matches!(config.store, Store::Redis(_)) {
+            anyhow::bail!("store.kind: redis is {}, which runs a node by itself only", crate::config::NOT_YET);
+        }
         let registry = Registry::new();
         let runtime = RuntimeMetrics::new(&registry)?;
         build_info(&registry, env!("CARGO_PKG_VERSION"), option_env!("REVEILLE_REVISION").unwrap_or("unknown"))?;
@@ -224,7 +227,7 @@ impl Node {
 }
 
 async fn open_store(config: &Config, registry: &Registry) -> anyhow::Result<Arc<EmbeddedStore>> {
-    let Store::Embedded { path } = &config.store;
+    let Store::Embedded { path } = &config.store else { anyhow::bail!("store.kind: not the embedded store") };
     let settings = StoreConfig::new(path, settings::shards(config));
     let metrics = reveille_store::Metrics::new(registry)?;
     let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&settings, metrics)).await??;

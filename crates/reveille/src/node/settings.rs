@@ -140,6 +140,7 @@ fn edge_listener(at: usize, listener: &crate::config::Listener) -> ListenerSetti
         purpose: match listener.purpose {
             Purpose::Public => ingress::Purpose::Public,
             Purpose::Peer => ingress::Purpose::Peer,
+            Purpose::Cluster => ingress::Purpose::Cluster,
         },
         ..ListenerSettings::new(format!("listener[{at}]"), transport, listener.addr)
     }

@@ -164,7 +164,7 @@ pub enum Store {
         path: PathBuf,
     },
     /// The Redis that the nodes of a cluster share.
-    Redis(RedisSettings),
+    Redis(Box<RedisSettings>),
 }
 
 /// The Redis of a cluster.

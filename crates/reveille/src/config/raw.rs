@@ -178,7 +178,7 @@ section! {
         lease: Span = Span::secs(3),
         /// The share of this node's work beside others of the cluster, 1 to 10000; twice the weight is twice the shards.
         weight: u32 = 100,
-        /// Connections to each other node. What is about one address-of-record stays on one of them.
+        /// Connections to each other node. What belongs to one call stays on one of them.
         connections: u8 = 2,
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use prometheus::Registry;
-use reveille_edge::{EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, TimeoutSettings};
+use reveille_edge::{ClusterTls, EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, TimeoutSettings};
 use reveille_pns::{ApnsSettings, FcmSettings, WebPushSettings};
 use reveille_proxy::{
     auth::{self, DigestConfig},
@@ -120,6 +120,12 @@ pub(super) fn edge(config: &Config, keys: &NodeKeys) -> EdgeSettings {
             ..TimeoutSettings::default()
         },
         outbound: OutboundSettings::default(),
+        cluster: config.cluster.as_ref().map(|cluster| ClusterTls {
+            ca: cluster.ca.clone(),
+            cert: cluster.cert.clone(),
+            key: cluster.key.clone(),
+            server_name: cluster.server_name.clone(),
+        }),
         tokens: keys.tokens.clone(),
         sip: SipLimits { message: limits.message_size, ..SipLimits::default() },
     }

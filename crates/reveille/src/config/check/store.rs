@@ -29,7 +29,7 @@ impl Checker {
                 if raw.path.is_some() {
                     self.fault("store.path", "is for the embedded store, and store.kind is redis");
                 }
-                self.redis(&raw.redis.clone().unwrap_or_default()).map(Store::Redis)
+                self.redis(&raw.redis.clone().unwrap_or_default()).map(|redis| Store::Redis(Box::new(redis)))
             }
         }
     }

@@ -63,7 +63,7 @@ fn the_least_node_of_a_cluster_has_the_documented_defaults() {
     assert_eq!(config.node.roles, Roles { edge: true, home: true });
     assert_eq!(
         config.store,
-        Store::Redis(RedisSettings {
+        Store::Redis(Box::new(RedisSettings {
             mode: RedisMode::Standalone,
             servers: vec![("redis.example.com".to_owned(), 6379)],
             credentials: RedisCredentials::default(),
@@ -74,7 +74,7 @@ fn the_least_node_of_a_cluster_has_the_documented_defaults() {
             timeout: Duration::from_secs(1),
             queue: 16_384,
             feed_length: 256,
-        })
+        }))
     );
     assert_eq!(
         config.cluster.unwrap(),
@@ -150,7 +150,7 @@ fn everything_about_redis_and_the_cluster_can_be_said() {
     let user = |name: &str| RedisCredentials { username: Some(name.to_owned()), password_file: Some(at("password")) };
     assert_eq!(
         config.store,
-        Store::Redis(RedisSettings {
+        Store::Redis(Box::new(RedisSettings {
             mode: RedisMode::Sentinel { master: "bindings".to_owned() },
             servers: vec![("sentinel-1.example".to_owned(), 26_379), ("2001:db8::1".to_owned(), 26_400)],
             credentials: user("reveille"),
@@ -161,7 +161,7 @@ fn everything_about_redis_and_the_cluster_can_be_said() {
             timeout: Duration::from_millis(700),
             queue: 99,
             feed_length: 1000,
-        })
+        }))
     );
     let cluster = config.cluster.unwrap();
     assert_eq!((cluster.name.as_str(), cluster.server_name.as_str()), ("eu-west-1", "n1.example"));

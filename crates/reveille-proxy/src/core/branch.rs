@@ -42,7 +42,7 @@ impl Core {
     }
 
     pub(super) fn forward_to(&mut self, now: Now, id: u64, branch: BranchId, target: &Target) {
-        match self.way_to(target) {
+        match self.delivered(id).and_then(|request| self.way_to(target, request)) {
             Some(way) => self.send_branch(now, id, branch, &way),
             None => self.unreachable(now, id, branch),
         }

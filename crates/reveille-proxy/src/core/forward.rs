@@ -130,7 +130,7 @@ impl Core {
         let Ok(set) = routes::read(request, &origin.flow, self.shared.peers.own(), &*self.shared.flows) else {
             return self.shared.metrics.dropped("ack_route");
         };
-        let onward = set.onward.and_then(|node| self.flow_to(node));
+        let onward = set.onward.and_then(|node| self.flow_to(node, request));
         let Some(flow) = onward.or(set.flow.filter(|flow| self.usable(flow))) else {
             return self.shared.metrics.dropped("ack_without_flow");
         };

@@ -14,13 +14,14 @@ use reveille_registrar::{
 use reveille_sip::{message::Message, method::Method, typed::NameAddr, uri::Uri};
 use reveille_transaction::{BranchId, BranchKind};
 use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Core, Now, Timer,
     context::{Branch, BranchState, Origin, Where, Work},
     reply::Reply,
 };
-use crate::peers::Home;
+use crate::{egress::Destination, peers::Home};
 
 /// How often the owner of a shard is looked for while it has none, or one that cannot be reached.
 const REHOME_PAUSE: Duration = Duration::from_millis(100);
@@ -56,7 +57,7 @@ impl Core {
     }
 
     /// The way to a binding: its flow, or by Path to the node that holds its flow.
-    pub(super) fn way_to<'t>(&self, target: &'t Target) -> Option<Way<'t>> {
+    pub(super) fn way_to<'t>(&self, target: &'t Target, request: &Message) -> Option<Way<'t>> {
         let (own, path) = (self.shared.peers.own(), target.path.as_slice());
         if let Some(flow) = target.flow {
             if flow.node() == own {
@@ -66,7 +67,7 @@ impl Core {
             let mut path = path.to_vec();
             path.insert(0, self.way_in(&flow));
             return Some(Way {
-                flow: self.flow_to(flow.node())?,
+                flow: self.flow_to(flow.node(), request)?,
                 target: Some(target),
                 path: path.into(),
                 onward: true,
@@ -79,7 +80,7 @@ impl Core {
         if flow.node() == own {
             return Some(Way { flow, target: Some(target), path: rest.into(), onward: false });
         }
-        let flow = self.flow_to(flow.node())?;
+        let flow = self.flow_to(flow.node(), request)?;
         Some(Way { flow, target: Some(target), path: path.into(), onward: true })
     }
 
@@ -89,9 +90,21 @@ impl Core {
         format!("<sip:{token}@{ELSEWHERE};lr>")
     }
 
-    /// A connection to another node.
-    pub(super) fn flow_to(&self, node: NodeTag) -> Option<FlowRef> {
-        self.shared.flows.open(&self.shared.peers.destination(node)?).ok()
+    /// The request of a delivery, as it came.
+    pub(super) fn delivered(&self, id: u64) -> Option<&Message> {
+        match &self.contexts.get(&id)?.work {
+            Work::Deliver(delivery) => Some(&delivery.request),
+            _ => None,
+        }
+    }
+
+    /// A connection to another node: the same for all that carries the Call-ID of `request`, so that a call's requests arrive
+    /// there in the order in which they came here.
+    pub(super) fn flow_to(&self, node: NodeTag, request: &Message) -> Option<FlowRef> {
+        let destination = self.shared.peers.destination(node)?;
+        let call = xxh3_64(request.call_id().unwrap_or_default().as_bytes());
+        let lane = (call % u64::from(self.shared.peers.lanes().max(1))) as u8;
+        self.shared.flows.open_node(&Destination { lane, ..destination }).ok()
     }
 
     /// Sends a request to the home of `aor`, here or elsewhere.
@@ -125,7 +138,7 @@ impl Core {
     }
 
     fn send_onward(&mut self, now: Now, id: u64, branch: BranchId, node: NodeTag) {
-        match self.flow_to(node) {
+        match self.delivered(id).and_then(|request| self.flow_to(node, request)) {
             Some(flow) => self.send_branch(now, id, branch, &Way { onward: true, ..Way::direct(flow) }),
             None => self.unreachable(now, id, branch),
         }

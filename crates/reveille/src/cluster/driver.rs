@@ -284,8 +284,7 @@ impl Driver {
         }
         let (store, reports) = (Arc::clone(&self.store), self.reports.clone());
         tokio::spawn(async move {
-            let wanted: Vec<_> =
-                claims.iter().map(|(shard, expected, epoch)| (*shard, expected.0, epoch.0)).collect();
+            let wanted: Vec<_> = claims.iter().map(|(shard, expected, epoch)| (*shard, expected.0, epoch.0)).collect();
             let answers = store.claim_as(&wanted, now + PATIENCE).await;
             let results = claims.iter().zip(answers).filter_map(|(&(shard, _, epoch), answer)| match answer {
                 Ok(_) => Some((shard, epoch, Ok(()))),

@@ -1,10 +1,12 @@
 //! This node among others: what the plain values of `reveille-cluster` decide is done here, against Redis and the registrar.
 //!
+//! * [`keys`] is what all nodes hold alike: names and secrets;
 //! * [`driver`] is the task that joins lease, ownership and map to the store; nothing else changes who owns what;
 //! * [`view`] is the table that requests are routed by;
 //! * [`tap`] hears which writes the fence refused.
 
 mod driver;
+pub mod keys;
 mod tap;
 mod view;
 
@@ -20,8 +22,9 @@ use tokio::{
 
 pub use self::{
     driver::{NodeStatus, Status},
+    keys::{ClusterKeys, SecretError, tag},
     tap::Tapped,
-    view::{Cluster as ClusterName, View},
+    view::View,
 };
 use crate::admin::Health;
 

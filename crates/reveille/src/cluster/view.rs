@@ -17,24 +17,21 @@ use reveille_registrar::{
     flow::{NodeTag, Transport},
 };
 
-/// The name that every node's certificate carries.
-#[derive(Clone, Debug)]
-pub struct Cluster(pub String);
-
 /// See the module.
 pub struct View {
     own: NodeTag,
-    server_name: Cluster,
+    server_name: String,
+    lanes: u8,
     /// The owner of each shard; 0 where nobody is known.
     owners: Box<[AtomicU32]>,
     nodes: ArcSwap<HashMap<NodeTag, Destination>>,
 }
 
 impl View {
-    /// A view in which nobody owns anything.
-    pub fn new(own: NodeTag, server_name: Cluster, shards: u16) -> Self {
+    /// A view in which nobody owns anything. Every node's certificate carries `server_name`; `lanes` connections go to each.
+    pub fn new(own: NodeTag, server_name: String, lanes: u8, shards: u16) -> Self {
         let owners = (0..shards).map(|_| AtomicU32::new(0)).collect();
-        Self { own, server_name, owners, nodes: ArcSwap::default() }
+        Self { own, server_name, lanes, owners, nodes: ArcSwap::default() }
     }
 
     /// Takes over what the map says.
@@ -50,7 +47,8 @@ impl View {
         let destination = |address| Destination {
             transport: Transport::Tls,
             address,
-            server_name: Some(self.server_name.0.clone()),
+            server_name: Some(self.server_name.clone()),
+            lane: 0,
         };
         self.nodes.store(std::sync::Arc::new(infos.map(|info| (info.tag, destination(info.address))).collect()));
     }
@@ -70,6 +68,10 @@ impl Peers for View {
         }
     }
 
+    fn lanes(&self) -> u8 {
+        self.lanes
+    }
+
     fn destination(&self, node: NodeTag) -> Option<Destination> {
         self.nodes.load().get(&node).cloned()
     }
@@ -85,7 +87,7 @@ mod tests {
 
     #[test]
     fn requests_go_where_the_map_says() {
-        let view = View::new(NodeTag(7), Cluster("node".to_owned()), 1);
+        let view = View::new(NodeTag(7), "node".to_owned(), 2, 1);
         let alice = Aor::from_canonical("alice@example.com");
         assert_eq!(view.home(&alice), Home::Nowhere);
         let mut map = ShardMap::new(1);
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn nodes_are_where_the_roster_says() {
-        let view = View::new(NodeTag(7), Cluster("node".to_owned()), 1);
+        let view = View::new(NodeTag(7), "node".to_owned(), 2, 1);
         let info = NodeInfo {
             tag: NodeTag(8),
             id: "eight".to_owned(),

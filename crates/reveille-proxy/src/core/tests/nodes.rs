@@ -47,7 +47,10 @@ impl Peers for Table {
     }
     fn destination(&self, node: NodeTag) -> Option<Destination> {
         let address = ([192, 0, 2, 1], 7000 + node.0 as u16).into();
-        Some(Destination { transport: Transport::Tls, address, server_name: None })
+        Some(Destination { transport: Transport::Tls, address, server_name: None, lane: 0 })
+    }
+    fn lanes(&self) -> u8 {
+        4
     }
 }
 
@@ -437,4 +440,38 @@ fn nodes_that_point_at_each_other() {
     assert!(hops < 10, "the request went round and round");
     let statuses = field.statuses(on(EDGE, CALLER));
     assert!(matches!(statuses.as_slice(), [100, status] if *status >= 400), "{statuses:?}");
+}
+
+/// What belongs to one call goes to another node by one of the connections there are, each time and in each direction; and calls
+/// spread over all of them.
+#[test]
+fn a_call_keeps_its_lane() {
+    let mut used = std::collections::BTreeSet::new();
+    for n in 0..64 {
+        let mut field = Field::new();
+        let call = |text: String| text.replace("call-1@trunk.test", &format!("call-{n}@trunk.test"));
+        field.node(EDGE).peer(on(EDGE, CALLER), &call(invite("z9hG4bKa")));
+        field.run();
+        let waiter = field.node(HOME).resolving();
+        let binding = field.binding(false);
+        field.tell(HOME, waiter, HomeEvent::Resolved { targets: vec![binding], waiting: vec![], known: true });
+        let ring = field.at(on(FAR, PHONE)).remove(0);
+        field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
+        field.run();
+        let routes: Vec<String> = ring.values(HeaderId::RecordRoute).map(str::to_owned).collect();
+        let reversed: Vec<String> = routes.iter().rev().cloned().collect();
+        for method in ["ACK", "BYE"] {
+            field.node(EDGE).public(on(EDGE, CALLER), &call(in_dialog(method, &format!("z9hG4bK{method}"), &reversed)));
+            field.run();
+        }
+        let opened: Vec<Destination> =
+            (0..3).flat_map(|node| field.node(node).flows.opened.lock().drain(..).collect::<Vec<_>>()).collect();
+        let mut lanes: Vec<u8> = opened.iter().map(|destination| destination.lane).collect();
+        // Edge to home, home to edge, and straight from edge to edge for ACK and BYE.
+        assert_eq!(lanes.len(), 4, "{opened:?}");
+        lanes.dedup();
+        let [lane] = lanes[..] else { panic!("one call took the lanes {lanes:?}") };
+        used.insert(lane);
+    }
+    assert_eq!(used.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
 }

@@ -162,5 +162,5 @@ mod tests {
         assert!(expected.get_packed_command().starts_with(b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n"));
     }
 
-    const HASH: &str = "213782703c60ec4d7e3a66fbeb9db8a56cc50ff3c8172f5789fbf56ba63ee2a5";
+    const HASH: &str = "58ee4d187dac7b0c11821699d308ba4fae5f70d6f4a1706e17bd1b11e7ac42e9";
 }

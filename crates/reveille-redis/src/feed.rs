@@ -126,7 +126,8 @@ impl RedisStore {
 pub struct Feed {
     tail: Tail,
     shards: Vec<u16>,
-    heard: VecDeque<Followed>,
+    /// Read and not yet returned; an entry that cannot be read keeps its place, and those behind it theirs.
+    heard: VecDeque<Result<Followed, CommandError>>,
 }
 
 impl Feed {
@@ -137,14 +138,14 @@ impl Feed {
     pub async fn next(&mut self) -> Result<Followed, FeedError> {
         loop {
             if let Some(event) = self.heard.pop_front() {
-                return Ok(event);
+                return Ok(event?);
             }
             for entry in self.tail.read().await? {
                 let Some(&shard) = self.shards.get(entry.stream) else { continue };
                 if entry.gap {
-                    self.heard.push_back(Followed::Gap { shard });
+                    self.heard.push_back(Ok(Followed::Gap { shard }));
                 }
-                self.heard.push_back(event(&self.tail.shared, shard, entry)?);
+                self.heard.push_back(event(&self.tail.shared, shard, entry));
             }
         }
     }
@@ -236,7 +237,12 @@ impl Tail {
             let (mut entries, mut failed) = (Vec::new(), false);
             for answer in answers {
                 match answer {
-                    Some(answer) => self.collect(answer?, &mut entries)?,
+                    Some(Ok(answer)) => self.collect(answer, &mut entries)?,
+                    Some(Err(error)) => {
+                        // Whoever asks again and again is held back a little.
+                        tokio::time::sleep(self.pauses.next().unwrap_or(backoff::LONGEST)).await;
+                        return Err(error.into());
+                    }
                     None => failed = true,
                 }
             }

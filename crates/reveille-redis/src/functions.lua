@@ -6,6 +6,12 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
+-- Writes what is there already. A repetition changes nothing, but a WAIT that follows must wait for the replicas to come as far as
+-- this, and it counts from the connection's own last write.
+local function touch(key, field, value)
+  redis.call('HSET', key, field, value)
+end
+
 -- Adds an entry to a shard's feed. 'p' names the entry before, so that a reader sees when some were trimmed away unread.
 local function feed(key, maxlen, last, ...)
   return redis.call('XADD', key, 'MAXLEN', '~', maxlen, '*', 'p', last, ...)
@@ -34,6 +40,7 @@ local function write(keys, args)
     local stored = redis.call('HGET', keys[2], args[#args - 3])
     local same = (args[#args - 1] == 's' and stored == args[#args]) or (args[#args - 1] == 'd' and not stored)
     if same then
+      touch(keys[1], 'seq', fence[3])
       return 0
     end
   end
@@ -68,6 +75,7 @@ local function claim(keys, args)
   local epoch = tonumber(fence[1] or '0')
   local expected, wanted = tonumber(args[2]), tonumber(args[5])
   if epoch == wanted and fence[2] == args[1] and fence[5] == args[3] then
+    touch(keys[1], 'epoch', fence[1])
     return { text(epoch), fence[3] or '0' }
   end
   if epoch ~= expected then
@@ -94,6 +102,7 @@ end
 -- keys: fence, deferred, feed; args: feed length, most deferred, identifier, value
 local function defer(keys, args)
   if redis.call('HEXISTS', keys[2], args[3]) == 1 then
+    touch(keys[2], args[3], args[4])
     return 0
   end
   local length = redis.call('HLEN', keys[2])

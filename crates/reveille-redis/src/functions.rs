@@ -162,5 +162,5 @@ mod tests {
         assert!(expected.get_packed_command().starts_with(b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n"));
     }
 
-    const HASH: &str = "b5f61b8bf8bd574480bf7873c562255edb5c8a4aa1490d07f694bbde11aab4ef";
+    const HASH: &str = "74364e0d17f407019288ba8ff721cc1a8ca95bd331e58a68ae8a321fc1536be2";
 }

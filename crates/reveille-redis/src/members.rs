@@ -158,7 +158,7 @@ fn held(answer: Value) -> Result<Value, LeaseError> {
 /// Watches the map, on a connection of its own.
 pub struct MapWatch {
     tail: Tail,
-    heard: VecDeque<MapEvent>,
+    heard: VecDeque<Result<MapEvent, CommandError>>,
 }
 
 impl MapWatch {
@@ -169,16 +169,18 @@ impl MapWatch {
     pub async fn next(&mut self) -> Result<MapEvent, FeedError> {
         loop {
             if let Some(event) = self.heard.pop_front() {
-                return Ok(event);
+                return Ok(event?);
             }
             for mut entry in self.tail.read().await? {
                 if entry.gap {
-                    self.heard.push_back(MapEvent::Gap);
+                    self.heard.push_back(Ok(MapEvent::Gap));
                 }
                 let mut field = |name: &[u8]| entry.fields.remove(name);
-                let shard = u16::try_from(number(field(b"s"))?).map_err(|_| CommandError::Answer)?;
-                let owner = Ownership { shard, tag: text(field(b"t"))?, epoch: number(field(b"e"))? };
-                self.heard.push_back(MapEvent::Moved(owner));
+                let mut moved = || {
+                    let shard = u16::try_from(number(field(b"s"))?).map_err(|_| CommandError::Answer)?;
+                    Ok(MapEvent::Moved(Ownership { shard, tag: text(field(b"t"))?, epoch: number(field(b"e"))? }))
+                };
+                self.heard.push_back(moved());
             }
         }
     }

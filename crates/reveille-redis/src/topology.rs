@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use redis::Value;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use redis::aio::ConnectionLike;
+use redis::{Cmd, Value};
 use tokio::sync::Notify;
 
 use crate::backoff;
@@ -21,13 +23,19 @@ pub(crate) struct Table {
     nodes: Vec<Endpoint>,
     /// The node of each slot, as its place in `nodes`. Empty: all lie on the first.
     slots: Vec<u16>,
+    /// How new it is, where sentinels said it: they number their failovers.
+    epoch: u64,
 }
 
 const NOWHERE: u16 = u16::MAX;
 
 impl Table {
     fn one(endpoint: Endpoint) -> Self {
-        Table { nodes: vec![endpoint], slots: Vec::new() }
+        Table { nodes: vec![endpoint], slots: Vec::new(), epoch: 0 }
+    }
+
+    fn nothing() -> Self {
+        Table { nodes: Vec::new(), slots: Vec::new(), epoch: 0 }
     }
 
     /// The server to ask for a slot. For a slot without one this is any: it will say that the cluster is down.
@@ -65,7 +73,7 @@ impl Topology {
             _ => Connector::to_data(config),
         };
         let (mode, within) = (config.mode.clone(), config.response_timeout);
-        let table = resolve(&mode, &[], &connector, within).await?;
+        let table = resolve(&mode, &Table::nothing(), &connector, within).await?;
         let (table, interval) = (ArcSwap::from_pointee(table), config.topology_interval);
         Ok(Arc::new(Topology { mode, table, stale: Notify::new(), connector, interval, within }))
     }
@@ -105,7 +113,7 @@ impl Topology {
         let mut pauses = backoff::pauses();
         loop {
             let known = self.table();
-            let pause = match resolve(&self.mode, &known.nodes, &self.connector, self.within).await {
+            let pause = match resolve(&self.mode, &known, &self.connector, self.within).await {
                 Ok(table) => {
                     if table != *known {
                         tracing::info!(?table.nodes, "the arrangement of Redis servers has changed");
@@ -128,61 +136,107 @@ impl Topology {
 
 const SETTLE: Duration = Duration::from_millis(50);
 
-async fn resolve(
-    mode: &Mode,
-    known: &[Endpoint],
-    connector: &Connector,
-    within: Duration,
-) -> Result<Table, ConnectError> {
-    let (asked, command) = match mode {
-        Mode::Standalone(endpoint) => return Ok(Table::one(endpoint.clone())),
-        Mode::Sentinel { sentinels, master } => {
-            let mut command = redis::cmd("SENTINEL");
-            command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
-            (sentinels.clone(), command)
-        }
+async fn resolve(mode: &Mode, known: &Table, connector: &Connector, within: Duration) -> Result<Table, ConnectError> {
+    match mode {
+        Mode::Standalone(endpoint) => Ok(Table::one(endpoint.clone())),
+        Mode::Sentinel { sentinels, master } => ask_sentinels(sentinels, master, known.epoch, connector, within).await,
         Mode::Cluster(seeds) => {
             let mut command = redis::cmd("CLUSTER");
             command.arg("SLOTS");
-            (known.iter().chain(seeds).cloned().collect(), command)
-        }
-    };
-    let mut last = ConnectError::Server { endpoint: String::new(), reason: "no server is known".to_owned() };
-    for endpoint in asked {
-        let answer = async {
-            let mut connection = connector.open(&endpoint).await?;
-            match connection.req_packed_command(&command).await? {
-                Value::ServerError(error) => Err(Lost(format!("{} {}", error.code(), error.details().unwrap_or("")))),
-                value => Ok(value),
+            let mut last = nobody();
+            for endpoint in known.nodes.iter().chain(seeds) {
+                let answer = ask(endpoint, &command, connector, within).await;
+                match answer.and_then(|value| slots(value, endpoint).map_err(|_| Lost(NONSENSE.to_owned()))) {
+                    Ok(table) => return Ok(table),
+                    Err(Lost(reason)) => last = ConnectError::Server { endpoint: endpoint.to_string(), reason },
+                }
             }
-        };
-        let answer = match tokio::time::timeout(within + within, answer).await {
+            Err(last)
+        }
+    }
+}
+
+/// Sentinels learn of a failover one after the other, and one that is behind names the old master. So a majority is heard, the
+/// newest news count, and older ones than were believed before do not.
+async fn ask_sentinels(
+    sentinels: &[Endpoint],
+    master: &str,
+    epoch: u64,
+    connector: &Connector,
+    within: Duration,
+) -> Result<Table, ConnectError> {
+    let asked = sentinels.iter().map(|endpoint| async move {
+        let mut command = redis::cmd("SENTINEL");
+        command.arg("MASTER").arg(master);
+        let epoch = match ask(endpoint, &command, connector, within).await {
             Ok(answer) => answer,
-            Err(_) => Err(Lost("no reply in time".to_owned())),
+            Err(lost) => return (endpoint, Err(lost)),
         };
-        let table = answer.and_then(|value| {
-            let read = match mode {
-                Mode::Sentinel { .. } => master(value),
-                _ => slots(value, &endpoint),
-            };
-            read.map_err(|_| Lost("an answer that names no server".to_owned()))
-        });
-        match table {
-            Ok(table) => return Ok(table),
+        // In the midst of a failover the one above still has the old address, with the new number.
+        let mut command = redis::cmd("SENTINEL");
+        command.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+        (endpoint, ask(endpoint, &command, connector, within).await.map(|address| (epoch, address)))
+    });
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    let (mut heard, mut best, mut last) = (0, None::<Table>, nobody());
+    while let Some((endpoint, answer)) = asked.next().await {
+        match answer.and_then(|(epoch, address)| named_master(epoch, address).map_err(|_| Lost(NONSENSE.to_owned()))) {
+            Ok(table) => {
+                heard += 1;
+                if best.as_ref().is_none_or(|best| best.epoch < table.epoch) {
+                    best = Some(table);
+                }
+                if heard > sentinels.len() / 2 {
+                    break;
+                }
+            }
             Err(Lost(reason)) => last = ConnectError::Server { endpoint: endpoint.to_string(), reason },
         }
     }
-    Err(last)
+    // Fewer than a majority may be all that is left; what they say is better than nothing, unless it is known to be old.
+    best.filter(|best| best.epoch >= epoch).ok_or(last)
 }
 
-fn master(value: Value) -> Result<Table, CommandError> {
-    let mut parts = value.array()?.into_iter();
+async fn ask(endpoint: &Endpoint, command: &Cmd, connector: &Connector, within: Duration) -> Result<Value, Lost> {
+    let answer = async {
+        let mut connection = connector.open(endpoint).await?;
+        match connection.req_packed_command(command).await? {
+            Value::ServerError(error) => Err(Lost(format!("{} {}", error.code(), error.details().unwrap_or("")))),
+            value => Ok(value),
+        }
+    };
+    match tokio::time::timeout(within + within, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Lost("no reply in time".to_owned())),
+    }
+}
+
+const NONSENSE: &str = "an answer that names no server";
+
+fn nobody() -> ConnectError {
+    ConnectError::Server {
+        endpoint: "no server".to_owned(),
+        reason: "none that answers knows more than we do".to_owned(),
+    }
+}
+
+/// The number of the newest failover, out of names and values in turn, and the address of the master.
+fn named_master(state: Value, address: Value) -> Result<Table, CommandError> {
+    let mut items = state.array()?.into_iter();
+    let mut epoch = None;
+    while let (Some(name), value) = (items.next(), items.next()) {
+        if name.octets()? == b"config-epoch" {
+            epoch = Some(value.number()?);
+        }
+    }
+    let mut parts = address.array()?.into_iter();
     let (host, port) = (parts.next().text()?, parts.next().number()?);
-    Ok(Table::one(Endpoint::new(host, u16::try_from(port).map_err(|_| CommandError::Answer)?)))
+    let port = u16::try_from(port).map_err(|_| CommandError::Answer)?;
+    Ok(Table { epoch: epoch.ok_or(CommandError::Answer)?, ..Table::one(Endpoint::new(host, port)) })
 }
 
 fn slots(value: Value, from: &Endpoint) -> Result<Table, CommandError> {
-    let mut table = Table { nodes: Vec::new(), slots: vec![NOWHERE; usize::from(SLOTS)] };
+    let mut table = Table { nodes: Vec::new(), slots: vec![NOWHERE; usize::from(SLOTS)], epoch: 0 };
     for range in value.array()? {
         let mut parts = range.array()?.into_iter();
         let mut bound = || u16::try_from(parts.next().number()?).map_err(|_| CommandError::Answer);

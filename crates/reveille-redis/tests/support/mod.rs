@@ -19,7 +19,7 @@ use reveille_runtime::clock;
 use tempfile::TempDir;
 
 /// Longer than anything here takes.
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(40);
 
 /// A server process.
 pub(crate) struct Server {
@@ -264,4 +264,68 @@ pub(crate) fn file(dir: &Path, name: &str, content: &str) -> std::path::PathBuf 
     let path = dir.join(name);
     std::fs::write(&path, content).unwrap();
     path
+}
+
+/// Writes to many shards without pause, and knows afterwards what has to be there.
+pub(crate) struct Load {
+    sent: u64,
+    heard: u64,
+    shards: u16,
+    /// By shard and user: the newest acknowledged write.
+    acknowledged: BTreeMap<(u16, u64), u64>,
+    pub(crate) unknown: u64,
+    pub(crate) acknowledged_count: u64,
+}
+
+const USERS: u64 = 97;
+
+impl Load {
+    pub(crate) fn new(shards: u16) -> Self {
+        Load { sent: 0, heard: 0, shards, acknowledged: BTreeMap::new(), unknown: 0, acknowledged_count: 0 }
+    }
+
+    /// Keeps writes under way until `done` says so, then waits for the verdicts.
+    pub(crate) fn run(&mut self, node: &Node, mut done: impl FnMut(&Load) -> bool) {
+        let mut last: BTreeMap<u16, u64> = BTreeMap::new();
+        let mut enough = false;
+        let give_up = soon();
+        while self.heard < self.sent || !enough {
+            enough = enough || done(self);
+            assert!(clock::now() < give_up, "{} of {} heard, {} unknown", self.heard, self.sent, self.unknown);
+            while !enough && self.sent < self.heard + 200 {
+                let id = self.sent;
+                let shard = u16::try_from(id % u64::from(self.shards)).unwrap();
+                let user = format!("user{}", id % USERS);
+                node.store.write(shard, write(id, &user, Some(&id.to_string()))).unwrap();
+                self.sent += 1;
+            }
+            if self.heard == self.sent {
+                continue;
+            }
+            let (shard, id, verdict) = node.verdict();
+            assert!(last.insert(shard, id) < Some(id), "in order, and once");
+            self.heard += 1;
+            match verdict {
+                Ok(()) => {
+                    self.acknowledged.insert((shard, id % USERS), id);
+                    self.acknowledged_count += 1;
+                }
+                Err(StoreError::Unavailable) => self.unknown += 1,
+                Err(error) => panic!("write {id}: {error}"),
+            }
+        }
+        assert!(node.verdicts.try_recv().is_err(), "one verdict for each");
+    }
+
+    /// Every acknowledged write is there, or one that was handed over after it.
+    pub(crate) fn check(&self, store: &RedisStore) {
+        for shard in 0..self.shards {
+            let there = load(store, shard);
+            for ((_, user), id) in self.acknowledged.range((shard, 0)..=(shard, USERS)) {
+                let found = there.get(&format!("user{user}@example.com"));
+                let found = found.unwrap_or_else(|| panic!("write {id} is gone")).parse::<u64>().unwrap();
+                assert!(found >= *id, "write {id} was acknowledged, {found} is there");
+            }
+        }
+    }
 }

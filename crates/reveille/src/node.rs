@@ -41,7 +41,10 @@ use tokio_util::sync::CancellationToken;
 pub use self::run::run;
 use self::storage::{Opened, Storage};
 use crate::{
-    admin::{AdminServer, Health, Reason, api::Api},
+    admin::{
+        AdminServer, Health, Reason,
+        api::{self, Api},
+    },
     cluster::{self, ClusterKeys, Membership, View},
     config::Config,
 };
@@ -104,7 +107,7 @@ impl Node {
         let (workers, seats) = Workers::new(count, config.limits.worker_queue);
         let registrar = Registrar::spawn(
             settings::registrar(&config, &registry, runtime, fatal)?,
-            replica,
+            Arc::clone(&replica),
             Arc::new(services.clone()) as Arc<dyn PushServices>,
             edge.table(),
             Arc::clone(&workers) as Arc<dyn HomeEvents>,
@@ -137,6 +140,7 @@ impl Node {
         let membership = match (&config.cluster, view, fenced, &storage) {
             (Some(cluster), Some(view), Some(fenced), Storage::Redis(store)) => {
                 let info = storage::node_info(&config, cluster, edge.bound()).await?;
+                let watched = Arc::clone(&view);
                 let parts = cluster::Parts {
                     info,
                     member: storage::member(cluster),
@@ -147,7 +151,9 @@ impl Node {
                     fenced,
                     health: health.clone(),
                 };
-                Some(Membership::start(parts))
+                let membership = Membership::start(parts);
+                api.join(api::Cluster { status: membership.watch(), view: watched, replica });
+                Some(membership)
             }
             _ => None,
         };

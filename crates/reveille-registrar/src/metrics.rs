@@ -30,6 +30,8 @@ pub struct Metrics {
     pub wakeups: HistogramVec,
     /// `reveille_registrar_write_duration_seconds`: from handing a record over to its verdict.
     pub write_duration: Histogram,
+    /// `reveille_registrar_deferred`: records that are newer in memory than in the store, which is away.
+    pub deferred: IntGauge,
     /// `reveille_registrar_write_failures_total`: records the store did not keep.
     pub write_failures: IntCounter,
     /// `reveille_registrar_records_unreadable_total`: stored records skipped because their bytes make no sense.
@@ -46,6 +48,11 @@ impl Metrics {
             bindings: gauge(registry, "reveille_registrar_bindings", "Bindings held.")?,
             records: gauge(registry, "reveille_registrar_records", "Addresses-of-record held.")?,
             record_bytes: gauge(registry, "reveille_registrar_record_bytes", "Size of the records held, in bytes.")?,
+            deferred: gauge(
+                registry,
+                "reveille_registrar_deferred",
+                "Records newer in memory than in the store, to be written when it is back.",
+            )?,
             waiters: gauge(registry, "reveille_registrar_waiters", "Requests waiting for a phone to wake.")?,
             registers: counter_vec(
                 registry,

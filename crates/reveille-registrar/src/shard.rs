@@ -10,6 +10,7 @@
 mod bucket;
 mod budget;
 mod commit;
+mod deferred;
 mod message;
 mod redacted;
 mod register;
@@ -36,6 +37,7 @@ pub use message::{
 use self::{
     bucket::{Active, Effect},
     budget::Budgets,
+    deferred::Deferred,
     register::Rules,
     resolve::{Judge, Way},
     table::Table,
@@ -60,6 +62,8 @@ pub struct ShardConfig {
     pub push_limits: PushLimits,
     /// A token known to be dead gets a binding without push instead of 555 (`push.unsupported = "accept"`, P-156).
     pub accept_dead_push: bool,
+    /// Whether a refresh is answered from memory while the store is away, and written later; else it is refused.
+    pub defers: bool,
     /// Which start of the shard this is: verdicts meant for an earlier one are told apart by it.
     pub incarnation: u32,
 }
@@ -72,6 +76,7 @@ impl Default for ShardConfig {
             max_waiters: 16,
             push_limits: PushLimits::default(),
             accept_dead_push: false,
+            defers: false,
             incarnation: 0,
         }
     }
@@ -90,6 +95,7 @@ pub struct Shard {
     /// Pushes without a verdict, and their tokens: a verdict may come when nobody waits any more.
     in_flight: HashMap<u64, Fingerprint>,
     deadlines: DeadlineQueue<Aor>,
+    deferred: Deferred,
     budgets: Budgets,
     outputs: VecDeque<ShardOutput>,
     next_id: u64,
@@ -104,6 +110,7 @@ struct Counted {
     bindings: i64,
     bytes: i64,
     waiters: i64,
+    deferred: i64,
 }
 
 /// Records visited in one turn for their expiry; more wait for the next.
@@ -127,6 +134,7 @@ impl Shard {
             writes: HashMap::new(),
             in_flight: HashMap::new(),
             deadlines: DeadlineQueue::new(),
+            deferred: Deferred::default(),
             budgets: Budgets::new(config.push_limits),
             outputs: VecDeque::new(),
             next_id: u64::from(config.incarnation) << 40,
@@ -173,7 +181,7 @@ impl Shard {
             .now
             .zip(self.table.next_visit())
             .map(|(now, unix)| now.mono + Duration::from_secs(unix.saturating_sub(now.unix)));
-        self.deadlines.next().into_iter().chain(visit).min()
+        self.deadlines.next().into_iter().chain(visit).chain(self.deferred.poll_timeout()).min()
     }
 
     /// Does what time asks for: Bucket Timers (P-066), expiries (S-116).
@@ -188,6 +196,7 @@ impl Shard {
         for aor in self.table.take_due(now.unix, VISITS_PER_TURN) {
             self.visit(now, &aor);
         }
+        self.pay(now);
         self.count();
     }
 
@@ -386,11 +395,13 @@ impl Shard {
             records: self.table.len() as i64,
             bindings: self.table.bindings() as i64,
             bytes: self.table.bytes() as i64,
+            deferred: self.deferred.len() as i64,
             ..self.counted
         };
         self.metrics.records.add(table.records - self.counted.records);
         self.metrics.bindings.add(table.bindings - self.counted.bindings);
         self.metrics.record_bytes.add(table.bytes - self.counted.bytes);
+        self.metrics.deferred.add(table.deferred - self.counted.deferred);
         self.counted = table;
     }
 }
@@ -402,6 +413,7 @@ impl Drop for Shard {
         self.metrics.bindings.sub(self.counted.bindings);
         self.metrics.record_bytes.sub(self.counted.bytes);
         self.metrics.waiters.sub(self.counted.waiters);
+        self.metrics.deferred.sub(self.counted.deferred);
     }
 }
 

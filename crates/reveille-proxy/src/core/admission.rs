@@ -67,7 +67,7 @@ impl Core {
         if request.max_forwards().ok().flatten() == Some(0) && !(is_register && host_is_ours) {
             return Err(Reply::new(483)); // S-061
         }
-        let loop_hash = loop_hash(request, shared.peers.own());
+        let loop_hash = loop_hash(request, shared.peers.own(), origin);
         if self.has_looped(request, loop_hash) {
             return Err(Reply::new(482)); // RFC 5393 §4.2
         }
@@ -205,10 +205,12 @@ pub(super) fn user_of(aor: &Aor) -> &str {
 }
 
 /// Everything that changes routing, and nothing else (RFC 3261 §16.6 step 8; S-064).
-pub(super) fn loop_hash(request: &Message, node: NodeTag) -> u64 {
+pub(super) fn loop_hash(request: &Message, node: NodeTag, origin: &Origin) -> u64 {
     let mut hash = Xxh3::new();
-    // Nodes may share a name towards phones: what one has seen is no loop at the next.
+    // Nodes may share a name towards phones: what one has seen is no loop at the next. Nor is it one where a node that passed a
+    // request on as its edge gets it back as its home, the shard having moved meanwhile.
     hash.update(&node.0.to_le_bytes());
+    hash.update(&[u8::from(origin.purpose == Purpose::Cluster)]);
     let mut add = |part: &str| {
         hash.update(part.as_bytes());
         hash.update(&[0]);

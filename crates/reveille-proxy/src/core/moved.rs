@@ -46,7 +46,7 @@ impl Core {
             own_routes,
             destination: Where::Home(aor),
             breadth: DEFAULT_BREADTH,
-            loop_hash: loop_hash(&request, own),
+            loop_hash: loop_hash(&request, own, origin),
             wakeable: false,
             path,
         };

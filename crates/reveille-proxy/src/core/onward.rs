@@ -203,7 +203,10 @@ impl Core {
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let (server, origin, started) = (context.server, context.origin, context.started);
         if context.method != Method::Register {
-            return self.ask_home(now, id, aor);
+            if !self.join_at_home(now, id) {
+                self.ask_home(now, id, aor);
+            }
+            return;
         }
         let Work::Deliver(delivery) = std::mem::replace(&mut context.work, Work::Answered) else { return };
         self.forget_if_over(id);

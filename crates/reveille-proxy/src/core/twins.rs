@@ -1,5 +1,7 @@
-//! The same INVITE once more. When a home dies while a phone rings, the caller's edge asks the next home, and that sends the call to
+//! The same request once more. When a home dies while a phone rings, the caller's edge asks the next home, and that sends the call to
 //! the phone's edge again. The phone must not ring twice: the edge joins the new request to the branch that is ringing.
+//!
+//! The same happens at a home: one that handed its shard over had sent its requests after it, and dies; the edges behind it ask again.
 
 use reveille_sip::{header::HeaderId, message::Message, method::Method};
 use reveille_transaction::ServerId;
@@ -12,7 +14,7 @@ use super::{
 };
 use crate::ingress::Purpose;
 
-/// What an INVITE that a home sent down a flow is known by, and what came back.
+/// What a request of another node is known by, and what came back.
 pub(super) struct Twin {
     key: u64,
     /// The newest response that was passed on, where another home would have to hear it too.
@@ -21,20 +23,46 @@ pub(super) struct Twin {
     pub(super) joined: bool,
 }
 
-impl Core {
-    /// What tells copies of one INVITE for one phone from all others; none where a copy could not come from a home.
-    pub(super) fn twin(request: &Message, origin: &Origin, plan: &Plan) -> Option<Twin> {
-        let by_home = origin.purpose == Purpose::Cluster && matches!(plan.destination, Where::Flow(_));
-        if !by_home || request.method() != Method::Invite || request.to_tag().is_some() {
-            return None;
-        }
+impl Twin {
+    fn of(request: &Message) -> Option<Self> {
         let mut hash = Xxh3::new();
-        let cseq = request.cseq().ok()?.number.to_string();
-        for part in [request.value(HeaderId::CallId)?, request.from_tag()?, &cseq, request.request_uri()] {
+        let (cseq, uri) = (request.value(HeaderId::CSeq)?, request.request_uri());
+        for part in [request.value(HeaderId::CallId)?, request.from_tag()?, cseq, uri] {
             hash.update(part.as_bytes());
             hash.update(&[0]);
         }
-        Some(Twin { key: hash.digest(), last: None, joined: false })
+        Some(Self { key: hash.digest(), last: None, joined: false })
+    }
+}
+
+impl Core {
+    /// What tells copies of one request for one phone, or one address-of-record, from all others; none where no copy could come.
+    pub(super) fn twin(request: &Message, origin: &Origin, plan: &Plan) -> Option<Twin> {
+        let ends_here = !matches!(plan.destination, Where::Node(_));
+        let is_new = request.method() != Method::Register && request.to_tag().is_none();
+        if origin.purpose != Purpose::Cluster || !ends_here || !is_new {
+            return None;
+        }
+        Twin::of(request)
+    }
+
+    /// This node has become the home of a request that it had sent elsewhere. If it has the request by that other way already, both
+    /// are one from now on; if it comes that way later, it is known by then. True where it was there.
+    pub(super) fn join_at_home(&mut self, now: Now, id: u64) -> bool {
+        let Some(twin) = self.delivery(id).and_then(|delivery| Twin::of(&delivery.request)) else { return false };
+        if self.twins.contains_key(&twin.key)
+            && let Some(context) = self.contexts.remove(&id)
+        {
+            if let Work::Deliver(delivery) = &context.work
+                && self.join(now, &twin, context.server, &delivery.request, &context.origin)
+            {
+                self.shared.metrics.context_closed();
+                return true;
+            }
+            self.contexts.insert(id, context);
+        }
+        self.remember(id, Some(twin));
+        false
     }
 
     /// Joins `request` to the copy of it that is ringing, or was answered just now. False where there is none.
@@ -46,6 +74,11 @@ impl Core {
         let succeeded = known.last.as_ref().and_then(Message::status).is_some_and(|status| status >= 200);
         if delivery.answered && !succeeded {
             return false; // refused, or its flow failed: this copy is another try
+        }
+        if context.origin.purpose != Purpose::Cluster && origin.purpose == Purpose::Cluster {
+            // Whoever sent this had it from here, and has lost its shard since.
+            self.reply(now, server, request, origin, Reply::new(482));
+            return true;
         }
         known.joined = true;
         let last = known.last.clone();

@@ -24,7 +24,7 @@ impl Shard {
     }
 
     /// Hands a record to the store.
-    fn submit(&mut self, now: Now, aor: &Aor, record: Record, cause: Cause) {
+    pub(super) fn submit(&mut self, now: Now, aor: &Aor, record: Record, cause: Cause) {
         let write = self.take_id();
         let value = (!record.bindings.is_empty()).then(|| Bytes::from(record.encode()));
         self.outputs.push_back(ShardOutput::Write { write, aor: aor.clone(), record: value.clone() });
@@ -46,7 +46,14 @@ impl Shard {
             let took = now.mono.saturating_duration_since(pending.since);
             self.metrics.write_duration.observe(took.as_secs_f64());
             match verdict {
-                Ok(()) => self.commit(now, &aor, pending),
+                Ok(()) => {
+                    self.paid(now, &aor);
+                    self.commit(now, &aor, pending);
+                }
+                Err(error) if self.may_defer(now, &aor, &pending.record, &pending.cause, error) => {
+                    self.commit(now, &aor, pending);
+                    self.owe(now, &aor);
+                }
                 Err(error) => self.undo(now, &aor, pending, error),
             }
         }
@@ -94,8 +101,12 @@ impl Shard {
     /// go on to their push (P-056), which the caller's `settle` sees to.
     fn undo(&mut self, now: Now, aor: &Aor, pending: Pending, error: StoreError) {
         self.metrics.write_failures.inc();
+        let owes = self.config.defers && error == StoreError::Unavailable;
         let Cause::Register { reply, .. } = pending.cause else {
             // Housekeeping is in memory and in every later record already; a lost write is made up for by the next.
+            if owes {
+                self.owe(now, aor);
+            }
             return;
         };
         let mut failed = vec![reply];
@@ -112,6 +123,9 @@ impl Shard {
         }
         // "Unavailable" may have been written after all, and what was built on the failed write may be on its way: the store
         // is brought back to what memory says, once. Not where it is known to be untouched, nor where it is not ours any more.
+        if owes {
+            return self.owe(now, aor); // it would fail as well
+        }
         let is_untouched = error == StoreError::Full && was_alone;
         if !is_untouched && error != StoreError::Fenced {
             let record = self.record(aor).unwrap_or_default();

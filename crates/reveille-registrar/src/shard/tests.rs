@@ -1,5 +1,6 @@
 //! Scenarios on one shard, without a runtime: time and the store move when the test says so.
 
+mod deferred;
 mod race;
 mod registration;
 mod resolve;

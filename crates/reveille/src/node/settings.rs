@@ -87,6 +87,7 @@ pub(super) fn registrar(
             max_bindings: config.registrar.max_bindings,
             awake_window: config.push.awake_window,
             max_waiters: config.push.waiters_per_aor,
+            defers: config.cluster.is_some(),
             accept_dead_push: config.push.unsupported == Unsupported::Accept,
             ..ShardConfig::default()
         },

@@ -80,11 +80,21 @@ lease = "2s"
         let data = format!("data-{name}");
         let environment = [
             ("REVEILLE__NODE__ID", name),
+            ("REVEILLE__NODE__SERVER_HEADER", name), // so that a failure names who answered
             ("REVEILLE__NODE__DATA_DIR", &data),
             ("REVEILLE__NODE__ROLES", roles),
             ("REVEILLE__NODE__DRAIN_TIMEOUT", "8s"),
         ];
-        let server = Server::start(Path::new(PROGRAM), &self.lab.config_file(), &environment).await;
+        let mut config = self.lab.config_file();
+        if !roles.contains("edge") {
+            // A home takes in nobody but other nodes.
+            let text = fs::read_to_string(&config).unwrap();
+            let (head, rest) = text.split_once("[[listener]]").unwrap();
+            let rest = rest.split_once("[admin]").unwrap().1;
+            config = self.lab.folder().join("home.toml");
+            fs::write(&config, format!("{head}[admin]{rest}")).unwrap();
+        }
+        let server = Server::start(Path::new(PROGRAM), &config, &environment).await;
         self.nodes.insert(name, server);
     }
 

@@ -33,11 +33,6 @@ impl Redis {
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.port, self.dir.path());
     }
-
-    pub(crate) fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
-        assert!(status.expect("there is a kill command").success());
-    }
 }
 
 impl Drop for Redis {

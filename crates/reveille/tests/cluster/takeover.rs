@@ -32,7 +32,8 @@ async fn answers(alice: &mut Phone, call: &mut OutgoingCall, field: &Field, node
     assert_eq!(alice.register(3600).await.unwrap().code(), 200);
     let mut incoming = alice.expect_invite(SOON).await.expect("the call reaches the phone");
     incoming.answer().unwrap();
-    assert_eq!(call.final_response(PATIENCE).await.unwrap().message.code(), 200);
+    let last = call.final_response(PATIENCE).await.unwrap().message;
+    assert_eq!(last.code(), 200, "{}", String::from_utf8_lossy(&last.to_bytes()));
     incoming.expect_ack(SOON).await.unwrap();
     assert_eq!(incoming.bye(SOON).await.unwrap().code(), 200);
     call.expect_bye(SOON).await.unwrap();
@@ -114,23 +115,32 @@ async fn a_cluster_comes_back_with_every_binding() {
     answers(&mut alice, &mut call, &field, "n3").await;
 }
 
-/// Redis is gone and comes back: lookups and wake-ups go on from memory meanwhile, and nobody's shards move.
+/// Redis is gone and comes back. Meanwhile phones are woken from memory and their refreshes answered; a phone that nobody knows
+/// is asked to come again. Afterwards everything is as if Redis had been there: the shards stay where they are, and what was
+/// promised is in the store, as the next owner proves.
 #[tokio::test]
 async fn redis_may_go_and_come_back() {
     let mut field = Field::start(&NODES).await;
     let home = field.home_of("alice").await;
     let rest = others(NODES, home);
-    let alice = asleep(&field, rest[0]).await;
+    let mut alice = asleep(&field, rest[0]).await;
     let caller = field.caller("caller", rest[1]).await;
     field.redis.kill();
     let mut call = caller.invite(&format!("sip:alice@{DOMAIN}")).unwrap();
-    let mut alice = alice;
     alice.wait_wake(SOON).await.expect("a push arrives although Redis is away");
-    call.cancel(SOON).await.unwrap();
-    assert_eq!(call.final_response(PATIENCE).await.unwrap().message.code(), 487);
+    answers(&mut alice, &mut call, &field, rest[1]).await;
+    alice.sleep().await;
+    let mut bob = field.phone("bob", Provider::Fcm, rest[0]).build();
+    bob.connect().await.unwrap();
+    let refused = bob.register(3600).await.unwrap();
+    assert_eq!((refused.code(), refused.header("Retry-After").is_some()), (503, true));
+    assert_eq!(field.node(home).get("/health/ready").await.unwrap().0, 503, "degraded");
     field.redis.restart();
     field.settled().await;
     assert_eq!(field.home_of("alice").await, home);
+    field.node(home).until_metric("reveille_registrar_deferred", 0.0).await;
+    assert_eq!(bob.register(3600).await.unwrap().code(), 200);
+    field.kill(home);
     let mut call = caller.invite(&format!("sip:alice@{DOMAIN}")).unwrap();
     alice.wait_wake(SOON).await.expect("a push arrives");
     answers(&mut alice, &mut call, &field, rest[0]).await;

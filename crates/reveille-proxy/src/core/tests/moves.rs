@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use reveille_registrar::{
-    flow::FlowRef,
+    flow::{FlowRef, NodeTag},
     record::BindingKey,
     replica::StoreError,
     shard::{HomeEvent, RegisterError, ShardInput, Target, WorkerRef},
 };
 use reveille_sip::{header::HeaderId, message::Message};
 
+use crate::egress::Flows as _;
+
 use super::{
-    bench::{answer, invite, on, target},
+    bench::{answer, between, invite, on, target},
     nodes::{CALLER, EDGE, FAR, Field, HOME, PHONE, register, registered},
 };
 
@@ -25,7 +27,7 @@ fn registering(field: &mut Field, node: u32) -> (WorkerRef, Option<FlowRef>, usi
 /// A call waits for a phone at a home that hands its shard over: it waits at the next one, and the phone is called once.
 #[test]
 fn a_waiting_call_follows_its_shard() {
-    for resolved in [false, true] {
+    for (resolved, next) in [(false, FAR), (true, FAR), (true, EDGE)] {
         let mut field = Field::new();
         field.node(EDGE).peer(on(EDGE, CALLER), &invite("z9hG4bKa"));
         field.run();
@@ -38,19 +40,66 @@ fn a_waiting_call_follows_its_shard() {
         *field.owner.lock() = None;
         field.advance(Duration::from_millis(50));
         assert_eq!(field.statuses(on(EDGE, CALLER)), [100], "nobody is refused while there is no owner");
-        *field.owner.lock() = Some(FAR);
+        *field.owner.lock() = Some(next);
         field.advance(Duration::from_millis(150));
-        let next = field.node(FAR).resolving();
+        let waiter = field.node(next).resolving();
         field.tell(
-            FAR,
             next,
+            waiter,
             HomeEvent::Resolved { targets: vec![target(1, on(FAR, PHONE), false)], waiting: vec![], known: true },
         );
         let rings = field.at(on(FAR, PHONE));
         assert_eq!(rings.len(), 1);
         field.node(FAR).peer(on(FAR, PHONE), &answer(&rings[0], 200));
         field.run();
-        assert_eq!(field.statuses(on(EDGE, CALLER)), [200], "resolved: {resolved}");
+        assert_eq!(field.statuses(on(EDGE, CALLER)), [200], "resolved: {resolved}, next owner: {next}");
+    }
+}
+
+/// The home hands its shard over, sends the call after it, and ends; the caller's edge asks the new owner itself, which may be the
+/// edge. The new owner has the call already, or gets it later: the phone is called once, and the caller hears it.
+#[test]
+fn a_call_that_came_twice_is_one_call() {
+    for (next, phone_at, late) in [(FAR, FAR, false), (EDGE, FAR, false), (EDGE, EDGE, false), (EDGE, EDGE, true)] {
+        let case = format!("next owner {next}, phone at {phone_at}, late: {late}");
+        let mut field = Field::new();
+        field.node(EDGE).peer(on(EDGE, CALLER), &invite("z9hG4bKa"));
+        field.run();
+        let waiter = field.node(HOME).resolving();
+        field.tell(HOME, waiter, HomeEvent::Moved);
+        *field.owner.lock() = Some(next);
+        let mut waiters = Vec::new();
+        let mut copies = Vec::new();
+        if late {
+            // What the home sent after its shard is still on its way when its end is noticed.
+            field.node(HOME).advance(Duration::from_millis(50));
+            copies.extend(field.node(HOME).sent());
+        } else {
+            field.advance(Duration::from_millis(50));
+            waiters.push(field.node(next).resolving());
+        }
+        field.kill(HOME);
+        field.advance(Duration::from_millis(150));
+        for (_, copy) in copies.into_iter().filter(|(_, message)| message.is_request()) {
+            field.node(next).cluster(between(NodeTag(next), NodeTag(HOME)), copy);
+            field.run();
+        }
+        waiters.extend(field.node(next).asked().iter().filter_map(|input| match input {
+            ShardInput::Resolve(ask) => Some(ask.waiter),
+            _ => None,
+        }));
+        let token = field.node(phone_at).flows.seal(&on(phone_at, PHONE));
+        let path = vec![format!("<sip:{token}@edge.test:5061;transport=tls;lr;ob>")];
+        let binding = Target { flow: None, path, ..target(1, on(phone_at, PHONE), false) };
+        for waiter in waiters.into_iter().rev() {
+            let targets = vec![binding.clone()];
+            field.tell(next, waiter, HomeEvent::Resolved { targets, waiting: vec![], known: true });
+        }
+        let rings = field.at(on(phone_at, PHONE));
+        assert_eq!(rings.len(), 1, "{case}");
+        field.node(phone_at).peer(on(phone_at, PHONE), &answer(&rings[0], 200));
+        field.run();
+        assert_eq!(field.statuses(on(EDGE, CALLER)), [100, 200], "{case}");
     }
 }
 

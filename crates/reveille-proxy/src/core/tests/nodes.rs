@@ -98,7 +98,7 @@ impl Field {
     }
 
     /// A node dies, and the others notice.
-    fn kill(&mut self, node: u32) {
+    pub(super) fn kill(&mut self, node: u32) {
         self.dead.push(node);
         for other in (0..3).filter(|other| *other != node) {
             let bench = self.node(other);

@@ -400,6 +400,9 @@ impl Flows for FlowTable {
 
 impl FlowProbe for FlowTable {
     fn liveness(&self, flow: &FlowRef) -> Liveness {
+        if flow.node() != self.node {
+            return Liveness::Elsewhere;
+        }
         if self.datagram(flow).is_some() {
             return Liveness::Connectionless;
         }

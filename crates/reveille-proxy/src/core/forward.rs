@@ -43,7 +43,7 @@ impl Core {
         branch: BranchId,
         way: &Way<'_>,
     ) -> Result<Outgoing, Unsendable> {
-        let Way { flow, target, .. } = *way;
+        let (flow, target) = (way.flow, way.target);
         let request = &delivery.request;
         let sips = |uri: &str| Uri::parse(uri).is_ok_and(|u| u.scheme() == Scheme::Sips);
         let next = target.map_or(request.request_uri(), |t| t.contact.as_str());

@@ -3,6 +3,7 @@
 mod bench;
 mod calls;
 mod dialogs;
+mod moves;
 mod nodes;
 mod refusals;
 mod registrations;

@@ -21,12 +21,12 @@ use crate::{
 };
 
 /// The caller's edge, the home, and the edge of the phone.
-const EDGE: u32 = 0;
-const HOME: u32 = 1;
-const FAR: u32 = 2;
+pub(super) const EDGE: u32 = 0;
+pub(super) const HOME: u32 = 1;
+pub(super) const FAR: u32 = 2;
 /// The caller's connection, and the phone's.
-const CALLER: u64 = 1;
-const PHONE: u64 = 8;
+pub(super) const CALLER: u64 = 1;
+pub(super) const PHONE: u64 = 8;
 
 /// Who owns every shard, for all nodes alike.
 struct Table {
@@ -54,9 +54,9 @@ impl Peers for Table {
     }
 }
 
-struct Field {
+pub(super) struct Field {
     nodes: Vec<Bench>,
-    owner: Arc<Mutex<Option<u32>>>,
+    pub(super) owner: Arc<Mutex<Option<u32>>>,
     /// Nodes that are no more.
     dead: Vec<u32>,
     /// What left toward phones and callers.
@@ -64,18 +64,18 @@ struct Field {
 }
 
 impl Field {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (owner, tokens) = (Arc::new(Mutex::new(Some(HOME))), Arc::default());
         let node = |own| Bench::node(own, &tokens, Arc::new(Table { own, owner: owner.clone() }));
         Self { nodes: (0..3).map(node).collect(), owner, dead: Vec::new(), outside: Vec::new() }
     }
 
-    fn node(&mut self, node: u32) -> &mut Bench {
+    pub(super) fn node(&mut self, node: u32) -> &mut Bench {
         &mut self.nodes[node as usize]
     }
 
     /// Carries messages between nodes until none is left.
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         loop {
             let mut quiet = true;
             for from in (0..3).filter(|node| !self.dead.contains(node)).collect::<Vec<_>>() {
@@ -107,7 +107,7 @@ impl Field {
         self.run();
     }
 
-    fn advance(&mut self, by: Duration) {
+    pub(super) fn advance(&mut self, by: Duration) {
         for node in 0..3 {
             self.node(node).advance(by);
         }
@@ -115,23 +115,23 @@ impl Field {
     }
 
     /// What went to one peer of a node since the last call.
-    fn at(&mut self, flow: FlowRef) -> Vec<Message> {
+    pub(super) fn at(&mut self, flow: FlowRef) -> Vec<Message> {
         let (there, rest) = std::mem::take(&mut self.outside).into_iter().partition(|(to, _)| *to == flow);
         self.outside = rest;
         there.into_iter().map(|(_, message)| message).collect()
     }
 
-    fn statuses(&mut self, flow: FlowRef) -> Vec<u16> {
+    pub(super) fn statuses(&mut self, flow: FlowRef) -> Vec<u16> {
         self.at(flow).iter().filter_map(Message::status).collect()
     }
 
-    fn tell(&mut self, home: u32, to: WorkerRef, event: HomeEvent) {
+    pub(super) fn tell(&mut self, home: u32, to: WorkerRef, event: HomeEvent) {
         self.node(home).home(to, event);
         self.run();
     }
 
     /// The phone's binding, as its home keeps it.
-    fn binding(&mut self, pushable: bool) -> Target {
+    pub(super) fn binding(&mut self, pushable: bool) -> Target {
         let token = self.node(FAR).flows.seal(&on(FAR, PHONE));
         let path = vec![format!("<sip:{token}@edge.test:5061;transport=tls;lr;ob>")];
         Target { flow: None, path, ..target(1, on(FAR, PHONE), pushable) }
@@ -151,7 +151,7 @@ impl Field {
     }
 }
 
-fn register() -> String {
+pub(super) fn register() -> String {
     "
 REGISTER sip:example.com SIP/2.0
 Via: SIP/2.0/TLS 198.51.100.1:5070;branch=z9hG4bKreg
@@ -169,7 +169,7 @@ Content-Length: 0
     .to_owned()
 }
 
-fn registered(contact: &str) -> HomeEvent {
+pub(super) fn registered(contact: &str) -> HomeEvent {
     HomeEvent::Registered(Ok(vec![BindingView {
         key: BindingKey(1),
         generation: 1,

@@ -10,7 +10,7 @@ use rustls::{
 
 use super::{Checker, SECOND, host, is_on, join};
 use crate::{
-    cluster::read_secret,
+    cluster::keys::read_secret,
     config::{
         model::{Cluster, Listener, Purpose, Roles, Transport},
         raw::{self, Raw},

@@ -375,14 +375,3 @@ fn the_keys_of_a_checked_cluster_can_be_read() {
     let gone = Cluster { key_files: Vec::<PathBuf>::new(), ..cluster };
     assert!(crate::cluster::ClusterKeys::load(&gone).is_err(), "the naming key is gone as well");
 }
-
-/// Until a node can be started with Redis, it says so before it opens anything.
-#[tokio::test]
-async fn a_node_with_redis_does_not_start_yet() {
-    let folder = folder();
-    let data = format!("id = \"n1\"\ndata_dir = {:?}", folder.0.path().join("data"));
-    let config = folder.parse(&whole().replace("id = \"n1\"", &data)).unwrap();
-    let refused = crate::node::Node::start(config).await.err().map(|error| error.to_string());
-    assert!(refused.as_ref().is_some_and(|reason| reason.starts_with("store.kind: ")), "{refused:?}");
-    assert!(!folder.0.path().join("data").exists());
-}

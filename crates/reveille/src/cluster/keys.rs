@@ -1,4 +1,4 @@
-//! What the nodes of a cluster have in common: how a node is named in a few octets, and the keys that all of them hold.
+//! What the nodes of a cluster have in common before they speak: how a node is named in a few octets, and the keys that all of them hold.
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,39 @@
+//! Where a cluster keeps its bindings: Redis, alone, behind Sentinels, or as Redis Cluster.
+//!
+//! [`RedisStore`] keeps the records of all shards behind the registrar's port [`reveille_registrar::replica::Replica`], and
+//! with them what the nodes of a cluster have to agree on: who owns a shard ([`RedisStore::claim`]), who lives
+//! ([`RedisStore::renew`]), and the map from shards to nodes that edges follow ([`RedisStore::watch_map`]).
+//!
+//! A record is written by one server-side function, which looks at the shard's *fence* first: a node that has lost a shard, and
+//! does not know it yet, changes nothing. Redis never sees an address, a contact or a push token in the clear (P-109).
+//! `docs/redis.md` says which keys, functions and rights there are, and what each level of durability promises.
+//!
+//! * `store` is that store, [`members`] the leases and the map, [`feed`] the change feed;
+//! * `writer` is group commit, `gateway` the way to the servers, `topology` which server that is, `link` the connections;
+//! * `seal` is what a record looks like in there, `functions.lua` what happens there.
+
+mod backoff;
+pub mod config;
+pub mod error;
+pub mod feed;
+mod functions;
+mod gateway;
+mod held;
+mod keys;
+mod link;
+pub mod members;
+pub mod metrics;
+mod pending;
+mod reply;
+mod seal;
+mod store;
+mod topology;
+mod writer;
+
+pub use config::{ConfigError, Credentials, Endpoint, Mode, RedisConfig, Tls, WaitReplicas};
+pub use error::{ClaimError, CommandError, ConnectError, DeferError, FencedError, LeaseError};
+pub use feed::{Change, Feed, FeedError, Followed};
+pub use members::{MapEvent, MapWatch, Member, Ownership};
+pub use metrics::Metrics;
+pub use seal::{Keyring, KeyringError, OpenError};
+pub use store::{Deferred, Fence, RedisStore};

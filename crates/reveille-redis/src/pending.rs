@@ -1,0 +1,163 @@
+//! A write on its way, and the promise that it is answered exactly once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use reveille_registrar::replica::{Acks, StoreError};
+use reveille_runtime::clock;
+use tokio::sync::oneshot;
+
+use crate::error::{CommandError, FencedError};
+use crate::metrics::Metrics;
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Kept, to the agreed level, as this version.
+    Written(u64),
+    /// The shard is at this epoch, and not ours.
+    Fenced(u64),
+    /// The record is at this version, and not at the expected one.
+    Conflict(u64),
+    /// Nobody can say.
+    Unknown,
+}
+
+impl Fate {
+    fn for_caller(self) -> Result<u64, FencedError> {
+        match self {
+            Fate::Written(version) => Ok(version),
+            Fate::Fenced(epoch) => Err(FencedError::Fenced { epoch }),
+            Fate::Conflict(current) => Err(FencedError::Conflict { current }),
+            Fate::Unknown => Err(FencedError::Command(CommandError::Unavailable)),
+        }
+    }
+
+    fn for_shard(self) -> Result<(), StoreError> {
+        match self {
+            Fate::Written(_) => Ok(()),
+            Fate::Fenced(_) => Err(StoreError::Fenced),
+            // The registrar's writes expect no version; this does not happen to them.
+            Fate::Conflict(_) | Fate::Unknown => Err(StoreError::Unavailable),
+        }
+    }
+}
+
+/// Counts what was taken and not answered, refuses what is too much, and tells the verdicts.
+pub(crate) struct Desk {
+    acks: Mutex<Option<Arc<dyn Acks>>>,
+    closed: AtomicBool,
+    entries: AtomicUsize,
+    weight: AtomicUsize,
+    most_entries: usize,
+    most_weight: usize,
+    pub(crate) metrics: Metrics,
+}
+
+impl Desk {
+    pub(crate) fn new(most_entries: usize, most_weight: usize, metrics: Metrics) -> Self {
+        Desk {
+            acks: Mutex::new(None),
+            closed: AtomicBool::new(false),
+            entries: AtomicUsize::new(0),
+            weight: AtomicUsize::new(0),
+            most_entries: most_entries.max(1),
+            most_weight: most_weight.max(1),
+            metrics,
+        }
+    }
+
+    pub(crate) fn attach(&self, acks: Arc<dyn Acks>) {
+        *self.acks.lock() = Some(acks);
+    }
+
+    /// Lets nothing more in.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// No more verdicts come. Whoever heard them may own the store: a circle that has to be cut somewhere.
+    pub(crate) fn detach(&self) {
+        let acks = self.acks.lock().take();
+        drop(acks);
+    }
+
+    /// Takes a write, or finds that there is no room. The first is taken whatever its weight.
+    pub(crate) fn admit(self: &Arc<Self>, weight: usize, shard: u16, to: Hearer) -> Option<Pending> {
+        let entries = self.entries.fetch_add(1, Ordering::AcqRel);
+        let before = self.weight.fetch_add(weight, Ordering::AcqRel);
+        let heavy = entries > 0 && before.saturating_add(weight) > self.most_weight;
+        if entries >= self.most_entries || heavy || self.closed.load(Ordering::Acquire) {
+            self.leave(weight);
+            self.metrics.refusals.inc();
+            return None;
+        }
+        self.metrics.queue_depth.inc();
+        Some(Pending { desk: self.clone(), shard, weight, taken: clock::now(), to: Some(to) })
+    }
+
+    fn leave(&self, weight: usize) {
+        self.entries.fetch_sub(1, Ordering::AcqRel);
+        self.weight.fetch_sub(weight, Ordering::AcqRel);
+    }
+}
+
+/// Who hears what became of a write.
+pub(crate) enum Hearer {
+    /// A shard, of the write with this number.
+    Shard(u64),
+    /// Whoever waits.
+    Caller(oneshot::Sender<Result<u64, FencedError>>),
+}
+
+/// One write that was taken. Dropped without a verdict, it says that nobody knows.
+pub(crate) struct Pending {
+    desk: Arc<Desk>,
+    shard: u16,
+    weight: usize,
+    pub(crate) taken: Instant,
+    to: Option<Hearer>,
+}
+
+impl Pending {
+    pub(crate) fn answer(mut self, fate: Fate, now: Instant) {
+        self.tell(fate, now);
+    }
+
+    fn tell(&mut self, fate: Fate, now: Instant) {
+        let Some(to) = self.to.take() else { return };
+        // Room is made before the verdict, so that whoever hears it finds room.
+        self.desk.leave(self.weight);
+        let metrics = &self.desk.metrics;
+        metrics.queue_depth.dec();
+        metrics.write_duration.observe(now.saturating_duration_since(self.taken).as_secs_f64());
+        match fate {
+            Fate::Written(_) => metrics.writes.inc(),
+            Fate::Fenced(_) => metrics.fenced.inc(),
+            Fate::Conflict(_) => metrics.conflicts.inc(),
+            Fate::Unknown => metrics.failures.inc(),
+        }
+        match to {
+            Hearer::Shard(id) => {
+                // Cloned, so that no lock is held while the shard is told.
+                let acks = self.desk.acks.lock().clone();
+                if let Some(acks) = acks {
+                    acks.written(self.shard, id, fate.for_shard());
+                }
+            }
+            Hearer::Caller(sender) => {
+                let _ = sender.send(fate.for_caller());
+            }
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if self.to.is_some() {
+            self.tell(Fate::Unknown, self.taken);
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! A writer: group commit toward Redis.
+//!
+//! It takes whatever has gathered and sends it as one pipeline to each server, waits for no timer, and sends the next while
+//! up to a bounded number await their replies. Of one shard only one call is under way at a time; what a shard hands over
+//! meanwhile goes with its next call, as one. That keeps order without numbering what is on the wire, and makes it safe to repeat a
+//! call whose reply was lost: the fence tells whether it took effect, since nothing of the shard can have come after it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backon::ExponentialBackoff;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use redis::Value;
+use reveille_registrar::aor::Aor;
+use reveille_runtime::clock;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+
+use crate::backoff;
+use crate::config::Endpoint;
+use crate::functions::Function;
+use crate::gateway::{Gateway, MOST_REDIRECTIONS, Outcome, Request, Round};
+use crate::held::{Held, Lease};
+use crate::keys::shard_slot;
+use crate::link::Pool;
+use crate::pending::{Desk, Fate, Pending};
+use crate::reply::refusal;
+use crate::seal::{Field, Sealer};
+use crate::topology::Table;
+
+/// What a store and its writers share.
+pub(crate) struct Shared {
+    pub(crate) gateway: Gateway,
+    pub(crate) sealer: Sealer,
+    pub(crate) held: Held,
+    pub(crate) lease: Lease,
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) batch: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) feed_length: usize,
+    pub(crate) write_timeout: Duration,
+}
+
+/// What a writer is given.
+pub(crate) enum Job {
+    /// Keep a record.
+    Write(WriteJob),
+    /// Say when everything before this, of the shard, has its verdict.
+    Barrier(u16, oneshot::Sender<()>),
+    /// Finish what you have, and end.
+    Close,
+}
+
+/// One record to keep.
+pub(crate) struct WriteJob {
+    pub(crate) shard: u16,
+    /// The epoch at which it was handed over: under a later one it is void.
+    pub(crate) epoch: u64,
+    pub(crate) aor: Aor,
+    pub(crate) value: Option<Bytes>,
+    /// The version that the record must have. Such a write goes alone.
+    pub(crate) expected: Option<u64>,
+    pub(crate) pending: Pending,
+}
+
+/// What a shard has waiting.
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<Job>,
+    /// A call is under way.
+    busy: bool,
+    /// It stands in a server's list of shards that have something to send.
+    listed: bool,
+}
+
+/// One server, as this writer sees it.
+struct Server {
+    endpoint: Endpoint,
+    ready: VecDeque<u16>,
+    again: Vec<Call>,
+    in_flight: usize,
+}
+
+/// One call: records of one shard that are written together.
+struct Call {
+    shard: u16,
+    epoch: u64,
+    request: Request,
+    /// Each write with the version of the record that carries it.
+    writes: Vec<(Pending, u64)>,
+    give_up: Instant,
+    redirections: u32,
+    pauses: ExponentialBackoff,
+}
+
+/// A batch whose replies came, or will not.
+struct Done {
+    endpoint: Endpoint,
+    calls: Vec<Call>,
+    round: Round,
+    began: Instant,
+}
+
+/// Most records in one call: while it runs the server does nothing else.
+const MOST_RECORDS: usize = 64;
+/// Most jobs taken from the queue before something is sent.
+const MOST_JOBS: usize = 4096;
+
+/// Runs until it is told to close and has answered everything.
+pub(crate) async fn run(shared: Arc<Shared>, inbox: UnboundedReceiver<Job>) {
+    let pool = Arc::new(Pool::new(shared.gateway.connector.clone(), shared.desk.metrics.clone()));
+    let table = shared.gateway.topology.table();
+    let writer = Writer {
+        shared,
+        pool,
+        lines: HashMap::new(),
+        servers: Vec::new(),
+        table,
+        resting: Vec::new(),
+        running: FuturesUnordered::new(),
+    };
+    writer.run(inbox).await;
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    pool: Arc<Pool>,
+    lines: HashMap<u16, Line>,
+    servers: Vec<Server>,
+    table: Arc<Table>,
+    /// Calls that wait a little before they are sent again.
+    resting: Vec<(Instant, Call)>,
+    running: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+impl Writer {
+    async fn run(mut self, mut inbox: UnboundedReceiver<Job>) {
+        let mut jobs = Vec::new();
+        let mut open = true;
+        loop {
+            self.send();
+            if !open && self.running.is_empty() && self.resting.is_empty() {
+                return;
+            }
+            let wake = self.resting.iter().map(|(at, _)| *at).min();
+            tokio::select! {
+                count = inbox.recv_many(&mut jobs, MOST_JOBS), if open => {
+                    open = count > 0;
+                    for job in jobs.drain(..) {
+                        match job {
+                            Job::Close => inbox.close(),
+                            job => self.take(job),
+                        }
+                    }
+                }
+                Some(done) = self.running.next(), if !self.running.is_empty() => self.finish(done),
+                () = clock::sleep_until(wake) => self.rouse(),
+            }
+        }
+    }
+
+    fn take(&mut self, job: Job) {
+        let shard = match &job {
+            Job::Write(write) => write.shard,
+            Job::Barrier(shard, _) => *shard,
+            Job::Close => return,
+        };
+        self.lines.entry(shard).or_default().waiting.push_back(job);
+        self.list(shard);
+    }
+
+    /// Puts a shard on its server's list, where it has something to send and may.
+    fn list(&mut self, shard: u16) {
+        let Some(line) = self.lines.get_mut(&shard) else { return };
+        if line.busy || line.listed || line.waiting.is_empty() {
+            return;
+        }
+        line.listed = true;
+        let endpoint = self.table.of(shard_slot(shard)).clone();
+        self.server(endpoint).ready.push_back(shard);
+    }
+
+    fn server(&mut self, endpoint: Endpoint) -> &mut Server {
+        let at = self.servers.iter().position(|server| server.endpoint == endpoint).unwrap_or_else(|| {
+            self.servers.push(Server { endpoint, ready: VecDeque::new(), again: Vec::new(), in_flight: 0 });
+            self.servers.len() - 1
+        });
+        &mut self.servers[at]
+    }
+
+    /// Sends to every server that has room for another batch.
+    fn send(&mut self) {
+        self.follow_topology();
+        for at in 0..self.servers.len() {
+            while self.servers[at].in_flight < self.shared.in_flight.max(1) {
+                let calls = self.gather(at);
+                if calls.is_empty() {
+                    break;
+                }
+                self.servers[at].in_flight += 1;
+                let endpoint = self.servers[at].endpoint.clone();
+                self.running.push(Box::pin(exchange(self.shared.clone(), self.pool.clone(), endpoint, calls)));
+            }
+        }
+    }
+
+    /// When slots have moved, so do the shards that are about to send.
+    fn follow_topology(&mut self) {
+        let table = self.shared.gateway.topology.table();
+        if Arc::ptr_eq(&table, &self.table) {
+            return;
+        }
+        self.table = table;
+        let mut ready = Vec::new();
+        let mut again = Vec::new();
+        for server in &mut self.servers {
+            ready.extend(server.ready.drain(..));
+            again.append(&mut server.again);
+        }
+        self.servers.retain(|server| server.in_flight > 0);
+        for shard in ready {
+            if let Some(line) = self.lines.get_mut(&shard) {
+                line.listed = false;
+            }
+            self.list(shard);
+        }
+        for call in again {
+            self.send_again(call);
+        }
+    }
+
+    /// The next batch for a server.
+    fn gather(&mut self, at: usize) -> Vec<Call> {
+        let mut calls = std::mem::take(&mut self.servers[at].again);
+        let mut records: usize = calls.iter().map(|call| call.writes.len()).sum();
+        while records < self.shared.batch.max(1) {
+            let Some(shard) = self.servers[at].ready.pop_front() else { break };
+            let Some(line) = self.lines.get_mut(&shard) else { continue };
+            line.listed = false;
+            match next_call(&self.shared, shard, line) {
+                // What it leaves waiting goes with the next, once this one has ended.
+                Some(call) => {
+                    line.busy = true;
+                    records += call.writes.len();
+                    calls.push(call);
+                }
+                None if line.waiting.is_empty() => {}
+                None => {
+                    line.listed = true;
+                    self.servers[at].ready.push_back(shard);
+                }
+            }
+        }
+        calls
+    }
+
+    fn finish(&mut self, done: Done) {
+        let Done { endpoint, calls, round, began } = done;
+        let now = clock::now();
+        self.shared.desk.metrics.batch_duration.observe(now.saturating_duration_since(began).as_secs_f64());
+        if let Some(server) = self.servers.iter_mut().find(|server| server.endpoint == endpoint) {
+            server.in_flight = server.in_flight.saturating_sub(1);
+        }
+        self.follow_topology();
+        let wanted = self.shared.gateway.wait.map_or(0, |wait| wait.count);
+        let enough = round.held.is_none_or(|held| held >= wanted);
+        for (mut call, outcome) in calls.into_iter().zip(round.outcomes) {
+            match outcome {
+                Outcome::Answer(value) => self.conclude(call, value, enough, now),
+                Outcome::Refused(reason) => {
+                    tracing::error!(shard = call.shard, reason, "Redis refuses a write");
+                    self.end(call, now, |_| Fate::Unknown);
+                }
+                Outcome::Redirected if call.redirections < MOST_REDIRECTIONS => {
+                    call.redirections += 1;
+                    self.shared.desk.metrics.retries.inc();
+                    self.send_again(call);
+                }
+                Outcome::Redirected | Outcome::Later if now < call.give_up => {
+                    self.shared.desk.metrics.retries.inc();
+                    let pause = call.pauses.next().unwrap_or(backoff::LONGEST);
+                    let at = (now + pause).min(call.give_up);
+                    self.resting.push((at, call));
+                }
+                Outcome::Redirected | Outcome::Later => self.end(call, now, |_| Fate::Unknown),
+            }
+        }
+    }
+
+    /// A call was answered.
+    fn conclude(&mut self, call: Call, value: Value, enough: bool, now: Instant) {
+        let (shard, epoch) = (call.shard, call.epoch);
+        match refusal(value) {
+            Ok(Ok(_)) if enough && self.shared.lease.runs(now) => self.end(call, now, Fate::Written),
+            Ok(Ok(_)) => self.end(call, now, |_| Fate::Unknown),
+            Ok(Err(refused)) => match refused.name.as_str() {
+                "FENCED" => {
+                    self.shared.held.lost(shard, epoch);
+                    self.end(call, now, |_| Fate::Fenced(refused.number));
+                }
+                "CONFLICT" => self.end(call, now, |_| Fate::Conflict(refused.number)),
+                name => {
+                    // Nothing but a second process that uses our claim could have written a newer version.
+                    tracing::error!(shard, epoch, name, seq = refused.number, "a write came out of turn");
+                    self.shared.held.seen(shard, refused.number);
+                    self.end(call, now, |_| Fate::Unknown);
+                }
+            },
+            Err(error) => {
+                tracing::error!(shard, %error, "a write was answered strangely");
+                self.end(call, now, |_| Fate::Unknown);
+            }
+        }
+    }
+
+    /// Tells the verdicts, and lets the shard send what gathered meanwhile.
+    fn end(&mut self, call: Call, now: Instant, fate: impl Fn(u64) -> Fate) {
+        for (pending, version) in call.writes {
+            pending.answer(fate(version), now);
+        }
+        if let Some(line) = self.lines.get_mut(&call.shard) {
+            line.busy = false;
+        }
+        self.list(call.shard);
+    }
+
+    fn send_again(&mut self, call: Call) {
+        let endpoint = match &call.request.ask {
+            Some(endpoint) => endpoint.clone(),
+            None => self.table.of(call.request.slot).clone(),
+        };
+        self.server(endpoint).again.push(call);
+    }
+
+    /// Calls that have rested go on.
+    fn rouse(&mut self) {
+        let now = clock::now();
+        let (due, resting) = std::mem::take(&mut self.resting).into_iter().partition(|(at, _)| *at <= now);
+        self.resting = resting;
+        for (_, call) in due {
+            self.send_again(call);
+        }
+    }
+}
+
+async fn exchange(shared: Arc<Shared>, pool: Arc<Pool>, endpoint: Endpoint, mut calls: Vec<Call>) -> Done {
+    let records: usize = calls.iter().map(|call| call.writes.len()).sum();
+    shared.desk.metrics.batch_size.observe(records as f64);
+    let began = clock::now();
+    let mut requests: Vec<_> = calls.iter_mut().map(|call| &mut call.request).collect();
+    let round = shared.gateway.round(&pool, &endpoint, &mut requests, shared.gateway.wait).await;
+    Done { endpoint, calls, round, began }
+}
+
+/// A record of a call: of several writes to one address only the last is sent.
+struct Record {
+    aor: Aor,
+    field: Field,
+    value: Option<Bytes>,
+    expected: Option<u64>,
+}
+
+/// Makes a call of what a shard has waiting; `None` where nothing is left to send.
+fn next_call(shared: &Shared, shard: u16, line: &mut Line) -> Option<Call> {
+    let now = clock::now();
+    let held = shared.held.epoch(shard);
+    let mut records: Vec<Record> = Vec::new();
+    let mut writes: Vec<(Pending, usize)> = Vec::new();
+    while let Some(job) = line.waiting.pop_front() {
+        let write = match job {
+            Job::Barrier(_, done) if writes.is_empty() => {
+                let _ = done.send(());
+                continue;
+            }
+            Job::Write(write) if write.epoch == 0 || write.epoch != held => {
+                write.pending.answer(Fate::Fenced(0), now);
+                continue;
+            }
+            Job::Write(write)
+                if now >= write.pending.taken + shared.write_timeout
+                    || !shared.lease.runs(now)
+                    || shared.held.is_paused(shard) =>
+            {
+                write.pending.answer(Fate::Unknown, now);
+                continue;
+            }
+            Job::Write(write) if writes.is_empty() || (write.expected.is_none() && writes.len() < MOST_RECORDS) => {
+                write
+            }
+            job => {
+                line.waiting.push_front(job);
+                break;
+            }
+        };
+        let WriteJob { aor, value, expected, pending, .. } = write;
+        let at = records.iter().position(|record| record.aor == aor).unwrap_or_else(|| {
+            let field = shared.sealer.field(&aor);
+            records.push(Record { aor, field, value: None, expected });
+            records.len() - 1
+        });
+        records[at].value = value;
+        writes.push((pending, at));
+        if expected.is_some() {
+            break;
+        }
+    }
+    let taken = writes.iter().map(|(pending, _)| pending.taken).min()?;
+    let first = shared.held.versions(shard, records.len() as u64);
+    let keys = shared.gateway.keys.shard(shard);
+    let mut cmd = shared.gateway.call(Function::Write, &[&keys.fence, &keys.records, &keys.feed]);
+    cmd.arg(held).arg(&shared.gateway.node).arg(shared.feed_length).arg(first);
+    for (version, record) in (first..).zip(&records) {
+        let value = record.value.as_deref();
+        // Without randomness nothing can be sealed: dropping the writes says that their fate is not known.
+        let blob = shared.sealer.seal(shard, &record.field, version, &record.aor, value).ok()?;
+        cmd.arg(&record.field[..]);
+        match record.expected {
+            None => cmd.arg("*"),
+            Some(expected) => cmd.arg(expected),
+        };
+        cmd.arg(if value.is_some() { "s" } else { "d" }).arg(blob);
+    }
+    Some(Call {
+        shard,
+        epoch: held,
+        request: Request::new(shard_slot(shard), cmd),
+        writes: writes.into_iter().map(|(pending, at)| (pending, first + at as u64)).collect(),
+        give_up: taken + shared.write_timeout,
+        redirections: 0,
+        pauses: backoff::pauses(),
+    })
+}

@@ -1,0 +1,331 @@
+//! Real servers for the tests: each on a port of its own, with a directory of its own, ended when the test is over.
+#![allow(dead_code)] // each test file uses its part
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use prometheus::Registry;
+use reveille_redis::{Endpoint, Keyring, Metrics, Mode, RedisConfig, RedisStore};
+use reveille_registrar::aor::Aor;
+use reveille_registrar::replica::{Acks, Replica, StoreError, Write};
+use reveille_runtime::clock;
+use tempfile::TempDir;
+
+/// Longer than anything here takes.
+pub(crate) const LONG: Duration = Duration::from_secs(40);
+
+/// A server process.
+pub(crate) struct Server {
+    child: Option<Child>,
+    program: &'static str,
+    args: Vec<String>,
+    pub(crate) port: u16,
+    pub(crate) dir: TempDir,
+}
+
+impl Server {
+    /// A server without anything on disk.
+    pub(crate) fn start() -> Self {
+        Self::with(&["--save", "", "--appendonly", "no"])
+    }
+
+    pub(crate) fn with(args: &[&str]) -> Self {
+        let port = free_port();
+        let mut all = vec!["--port".to_owned(), port.to_string()];
+        all.extend(args.iter().map(|arg| (*arg).to_owned()));
+        Self::launch("redis-server", port, all, tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn launch(program: &'static str, port: u16, args: Vec<String>, dir: TempDir) -> Self {
+        let mut server = Server { child: None, program, args, port, dir };
+        server.run();
+        server
+    }
+
+    /// Starts the process (again) and waits until it listens.
+    pub(crate) fn run(&mut self) {
+        let mut command = Command::new(self.program);
+        command.current_dir(self.dir.path()).args(&self.args);
+        if !self.args.first().is_some_and(|first| first.ends_with(".conf")) {
+            command.args(["--bind", "127.0.0.1", "--loglevel", "warning", "--dir"]).arg(self.dir.path());
+        }
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.child = Some(child.unwrap_or_else(|error| {
+            panic!("{} cannot be started ({error}): `cargo xtask test` installs it", self.program)
+        }));
+        until("the server listens", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::new("127.0.0.1", self.port)
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        Mode::Standalone(self.endpoint())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    /// Ends the process at once, as a crash does.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Sends STOP or CONT.
+    pub(crate) fn signal(&self, signal: &str) {
+        let done = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// Says something to the server on a connection of our own.
+    pub(crate) fn say(&self, command: &[&str]) -> String {
+        say(self.port, command)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Sends one command in the plain protocol; nested replies come as lines.
+pub(crate) fn say(port: u16, command: &[&str]) -> String {
+    try_say(port, command).unwrap()
+}
+
+pub(crate) fn try_say(port: u16, command: &[&str]) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut request = format!("*{}\r\n", command.len());
+    for arg in command {
+        request.push_str(&format!("${}\r\n{arg}\r\n", arg.len()));
+    }
+    stream.write_all(request.as_bytes())?;
+    let mut lines = Vec::new();
+    reply(&mut BufReader::new(stream), &mut lines)?;
+    Ok(lines.join("\n"))
+}
+
+fn reply(stream: &mut BufReader<TcpStream>, lines: &mut Vec<String>) -> std::io::Result<()> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let line = line.trim_end();
+    match (line.get(..1), line.get(1..).and_then(|rest| rest.parse::<i64>().ok())) {
+        (Some("$"), Some(length)) if length >= 0 => {
+            let mut octets = vec![0; usize::try_from(length).unwrap() + 2];
+            stream.read_exact(&mut octets)?;
+            octets.truncate(octets.len() - 2);
+            lines.push(String::from_utf8_lossy(&octets).into_owned());
+        }
+        (Some("*"), Some(count)) => {
+            for _ in 0..count {
+                reply(stream, lines)?;
+            }
+        }
+        _ => lines.push(line.to_owned()),
+    }
+    Ok(())
+}
+
+pub(crate) fn free_port() -> u16 {
+    // Redis Cluster wants port + 10000 as well.
+    loop {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Waits for something another process does, of which it sends no word.
+pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let give_up = clock::now() + LONG;
+    while !done() {
+        assert!(clock::now() < give_up, "in vain: {what}");
+        #[allow(clippy::disallowed_methods)] // there is nothing to wait on
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// As `until`, for what has to be asked of the store.
+pub(crate) async fn until_async<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F) {
+    let give_up = clock::now() + LONG;
+    while !done().await {
+        assert!(clock::now() < give_up, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) fn keyring() -> Keyring {
+    Keyring::new([7; 32], vec![(1, [1; 32])]).unwrap()
+}
+
+pub(crate) fn config(mode: Mode, node: &str) -> RedisConfig {
+    RedisConfig::new(mode, "lab", node, 64, keyring())
+}
+
+pub(crate) type Verdict = (u16, u64, Result<(), StoreError>);
+
+/// Passes verdicts on.
+pub(crate) struct Ear(Mutex<Sender<Verdict>>);
+
+impl Acks for Ear {
+    fn written(&self, shard: u16, write: u64, result: Result<(), StoreError>) {
+        let _ = self.0.lock().unwrap().send((shard, write, result));
+    }
+}
+
+/// A store and the verdicts it gives.
+pub(crate) struct Node {
+    pub(crate) store: Arc<RedisStore>,
+    pub(crate) verdicts: Receiver<Verdict>,
+    pub(crate) metrics: Metrics,
+}
+
+impl Node {
+    pub(crate) async fn open(config: &RedisConfig) -> Self {
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let store = Arc::new(RedisStore::connect(config, metrics.clone()).await.unwrap());
+        let (sender, verdicts) = channel();
+        store.attach(Arc::new(Ear(Mutex::new(sender))));
+        Node { store, verdicts, metrics }
+    }
+
+    /// A node that holds all shards of a fresh store.
+    pub(crate) async fn owner(config: &RedisConfig) -> Self {
+        let node = Self::open(config).await;
+        node.claim_all(config.shards).await;
+        node
+    }
+
+    pub(crate) async fn claim_all(&self, shards: u16) {
+        let shards: Vec<u16> = (0..shards).collect();
+        let fences = self.store.fences(&shards, soon()).await.unwrap();
+        let wanted: Vec<_> = shards.iter().zip(fences).map(|(shard, fence)| (*shard, fence.epoch)).collect();
+        for (claimed, (_, epoch)) in self.store.claim(&wanted, soon()).await.into_iter().zip(wanted) {
+            assert_eq!(claimed, Ok(epoch + 1));
+        }
+    }
+
+    /// Writes and waits for the verdict.
+    pub(crate) fn write(&self, shard: u16, id: u64, user: &str, value: Option<&str>) -> Result<(), StoreError> {
+        self.store.write(shard, write(id, user, value)).unwrap();
+        let (heard, number, verdict) = self.verdict();
+        assert_eq!((heard, number), (shard, id));
+        verdict
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
+        tokio::task::block_in_place(|| self.verdicts.recv_timeout(LONG)).expect("a verdict")
+    }
+
+    pub(crate) fn load(&self, shard: u16) -> BTreeMap<String, String> {
+        load(&self.store, shard)
+    }
+}
+
+pub(crate) fn load(store: &RedisStore, shard: u16) -> BTreeMap<String, String> {
+    let text = |value: Bytes| String::from_utf8(value.to_vec()).unwrap();
+    std::thread::scope(|scope| {
+        let loaded = scope.spawn(|| {
+            let records = store.load(shard).unwrap().map(Result::unwrap);
+            records.map(|(aor, value)| (aor.as_str().to_owned(), text(value))).collect()
+        });
+        tokio::task::block_in_place(|| loaded.join().unwrap())
+    })
+}
+
+pub(crate) fn aor(user: &str) -> Aor {
+    Aor::from_canonical(format!("{user}@example.com"))
+}
+
+pub(crate) fn write(id: u64, user: &str, value: Option<&str>) -> Write {
+    Write { id, aor: aor(user), value: value.map(|value| Bytes::copy_from_slice(value.as_bytes())) }
+}
+
+pub(crate) fn soon() -> Instant {
+    clock::now() + LONG
+}
+
+pub(crate) fn file(dir: &Path, name: &str, content: &str) -> std::path::PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, content).unwrap();
+    path
+}
+
+/// Writes to many shards without pause, and knows afterwards what has to be there.
+pub(crate) struct Load {
+    sent: u64,
+    heard: u64,
+    shards: u16,
+    /// By shard and user: the newest acknowledged write.
+    acknowledged: BTreeMap<(u16, u64), u64>,
+    pub(crate) unknown: u64,
+    pub(crate) acknowledged_count: u64,
+}
+
+const USERS: u64 = 97;
+
+impl Load {
+    pub(crate) fn new(shards: u16) -> Self {
+        Load { sent: 0, heard: 0, shards, acknowledged: BTreeMap::new(), unknown: 0, acknowledged_count: 0 }
+    }
+
+    /// Keeps writes under way until `done` says so, then waits for the verdicts.
+    pub(crate) fn run(&mut self, node: &Node, mut done: impl FnMut(&Load) -> bool) {
+        let mut last: BTreeMap<u16, u64> = BTreeMap::new();
+        let mut enough = false;
+        let give_up = soon();
+        while self.heard < self.sent || !enough {
+            enough = enough || done(self);
+            assert!(clock::now() < give_up, "{} of {} heard, {} unknown", self.heard, self.sent, self.unknown);
+            while !enough && self.sent < self.heard + 200 {
+                let id = self.sent;
+                let shard = u16::try_from(id % u64::from(self.shards)).unwrap();
+                let user = format!("user{}", id % USERS);
+                node.store.write(shard, write(id, &user, Some(&id.to_string()))).unwrap();
+                self.sent += 1;
+            }
+            if self.heard == self.sent {
+                continue;
+            }
+            let (shard, id, verdict) = node.verdict();
+            assert!(last.insert(shard, id) < Some(id), "in order, and once");
+            self.heard += 1;
+            match verdict {
+                Ok(()) => {
+                    self.acknowledged.insert((shard, id % USERS), id);
+                    self.acknowledged_count += 1;
+                }
+                Err(StoreError::Unavailable) => self.unknown += 1,
+                Err(error) => panic!("write {id}: {error}"),
+            }
+        }
+        assert!(node.verdicts.try_recv().is_err(), "one verdict for each");
+    }
+
+    /// Every acknowledged write is there, or one that was handed over after it.
+    pub(crate) fn check(&self, store: &RedisStore) {
+        for shard in 0..self.shards {
+            let there = load(store, shard);
+            for ((_, user), id) in self.acknowledged.range((shard, 0)..=(shard, USERS)) {
+                let found = there.get(&format!("user{user}@example.com"));
+                let found = found.unwrap_or_else(|| panic!("write {id} is gone")).parse::<u64>().unwrap();
+                assert!(found >= *id, "write {id} was acknowledged, {found} is there");
+            }
+        }
+    }
+}

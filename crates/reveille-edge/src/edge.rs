@@ -181,25 +181,28 @@ impl Edge {
         self.files.reload().await
     }
 
-    /// Accepts no more connections; those open go on.
+    /// Accepts no more connections, except from other nodes; those open go on.
     pub fn stop_accepting(&self) {
+        self.advance(Phase::Draining);
+    }
+
+    /// Goes on to a phase, and never back.
+    fn advance(&self, to: Phase) {
         self.phase.send_if_modified(|phase| {
-            let running = *phase == Phase::Running;
-            if running {
-                *phase = Phase::Draining;
-            }
-            running
+            let ahead = *phase < to;
+            *phase = to.max(*phase);
+            ahead
         });
     }
 
     /// Stops accepting, then closes the open connections, about `rate` per second in jittered batches (0: all at once), and
-    /// returns when the last is gone. Datagrams are answered until [`Edge::shutdown`].
+    /// returns when the last is gone. Those to other nodes come last, for calls of the others go over them. Datagrams are answered until [`Edge::shutdown`].
     pub async fn drain(&self, rate: u32) {
         self.stop_accepting();
         let (mut pending, mut allowance) = (Vec::new(), 0.0_f32);
-        while self.is_busy() {
+        while self.has_others() {
             if pending.is_empty() {
-                pending = self.core.table.ids();
+                pending = self.core.table.ids(false);
                 pending.shuffle(&mut rand::rng());
             }
             let pause = DRAIN_STEP.mul_f32(rand::rng().random_range(0.5..1.5));
@@ -211,15 +214,25 @@ impl Edge {
             }
             tokio::time::sleep(pause).await;
         }
+        self.advance(Phase::Leaving);
+        while self.is_busy() {
+            self.close_all(true, CloseReason::Drain);
+            tokio::time::sleep(SHUTDOWN_STEP).await;
+        }
+    }
+
+    fn close_all(&self, nodes: bool, reason: CloseReason) {
+        for id in self.core.table.ids(nodes) {
+            self.core.table.close_id(id, reason);
+        }
     }
 
     /// Ends everything: what is queued gets a last chance to leave.
     pub async fn shutdown(mut self) {
-        self.phase.send_replace(Phase::Stopped);
+        self.advance(Phase::Stopped);
         self.core.table.stop();
-        for id in self.core.table.ids() {
-            self.core.table.close_id(id, CloseReason::Shutdown);
-        }
+        self.close_all(false, CloseReason::Shutdown);
+        self.close_all(true, CloseReason::Shutdown);
         let until = Instant::now() + self.core.timeouts.close;
         while self.is_busy() && Instant::now() < until {
             tokio::time::sleep(SHUTDOWN_STEP).await;
@@ -229,7 +242,12 @@ impl Edge {
 
     /// Whether a connection is open, or closed but still writing its last.
     fn is_busy(&self) -> bool {
-        self.core.table.open_flows() > 0 || self.core.admission.open() > 0
+        self.core.table.open_flows() > 0 || self.core.admission.open() != (0, 0)
+    }
+
+    /// The same of connections that do not lead to other nodes.
+    fn has_others(&self) -> bool {
+        self.core.table.open_flows() > self.core.table.open_nodes() || self.core.admission.open().1 > 0
     }
 
     /// What connections run on, for tests of a connection without a socket.

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -40,6 +40,8 @@ pub struct FlowTable {
     base: Instant,
     next: AtomicU64,
     links: Vec<RwLock<HashMap<u64, Arc<Link>>>>,
+    /// How many of them lead to other nodes.
+    node_links: AtomicUsize,
     /// The open connections that we dialled: to nodes of the cluster, and to all others. They are verified by other rules and
     /// trusted with other things, so one never stands in for the other.
     nodes: Mutex<HashMap<Destination, u64>>,
@@ -170,6 +172,7 @@ impl FlowTable {
             base: tokio::time::Instant::now().into_std(),
             next: AtomicU64::new(1),
             links: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            node_links: AtomicUsize::new(0),
             nodes: Mutex::default(),
             destinations: Mutex::default(),
             datagrams: parts.datagrams,
@@ -190,6 +193,11 @@ impl FlowTable {
     /// Connections open at this moment.
     pub fn open_flows(&self) -> usize {
         self.links.iter().map(|shard| shard.read().len()).sum()
+    }
+
+    /// Those of them that lead to other nodes.
+    pub(crate) fn open_nodes(&self) -> usize {
+        self.node_links.load(Ordering::Relaxed)
     }
 
     /// [`Flows::open`] for a peer whose trust the caller knows: requests arriving on a new connection have this purpose.
@@ -268,6 +276,9 @@ impl FlowTable {
         if let Some(shard) = self.shard(id) {
             shard.write().insert(id, Arc::clone(&link));
         }
+        if purpose == Purpose::Cluster {
+            self.node_links.fetch_add(1, Ordering::Relaxed);
+        }
         let metrics = self.metrics.transport(transport);
         metrics.flows.inc();
         metrics.opened.inc();
@@ -279,6 +290,9 @@ impl FlowTable {
         if let Some(shard) = self.shard(link.id) {
             shard.write().remove(&link.id);
         }
+        if link.purpose == Purpose::Cluster {
+            self.node_links.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some(destination) = link.destination.as_deref() {
             let mut destinations = self.dialled(link.purpose).lock();
             // A successor may have taken the place.
@@ -288,9 +302,12 @@ impl FlowTable {
         }
     }
 
-    /// Every open connection's number.
-    pub(crate) fn ids(&self) -> Vec<u64> {
-        self.links.iter().flat_map(|shard| shard.read().keys().copied().collect::<Vec<_>>()).collect()
+    /// The numbers of the open connections to other nodes, or of all others.
+    pub(crate) fn ids(&self, nodes: bool) -> Vec<u64> {
+        let wanted = |link: &&Arc<Link>| (link.purpose == Purpose::Cluster) == nodes;
+        let ids =
+            |shard: &HashMap<u64, Arc<Link>>| shard.values().filter(wanted).map(|link| link.id).collect::<Vec<_>>();
+        self.links.iter().flat_map(|shard| ids(&shard.read())).collect()
     }
 
     pub(crate) fn close_id(&self, id: u64, reason: CloseReason) {

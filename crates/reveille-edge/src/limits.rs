@@ -8,6 +8,7 @@ use std::{
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use reveille_proxy::ingress::Purpose;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::settings::LimitsSettings;
@@ -83,12 +84,16 @@ impl Refusal {
 pub(crate) struct Admission {
     settings: LimitsSettings,
     handshakes: Arc<Semaphore>,
+    /// Those of other nodes, which wait for nobody else's.
+    node_handshakes: Arc<Semaphore>,
     counts: Mutex<Counts>,
 }
 
 #[derive(Default)]
 struct Counts {
+    /// All but those of other nodes.
     total: usize,
+    nodes: usize,
     sources: HashMap<IpAddr, Source>,
     /// Sources are swept when there are this many.
     sweep_at: usize,
@@ -103,6 +108,7 @@ struct Source {
 pub(crate) struct Permit {
     admission: Arc<Admission>,
     source: Option<IpAddr>,
+    is_node: bool,
 }
 
 impl Admission {
@@ -112,7 +118,8 @@ impl Admission {
             bound => bound.min(Semaphore::MAX_PERMITS),
         };
         let counts = Mutex::new(Counts { sweep_at: SWEEP_FROM, ..Counts::default() });
-        Arc::new(Self { settings, handshakes: Arc::new(Semaphore::new(handshakes)), counts })
+        let [handshakes, node_handshakes] = [handshakes; 2].map(|bound| Arc::new(Semaphore::new(bound)));
+        Arc::new(Self { settings, handshakes, node_handshakes, counts })
     }
 
     /// Whether limits per source and per flow leave this address alone.
@@ -125,16 +132,27 @@ impl Admission {
         self.settings.connections != 0 && self.counts.lock().total >= self.settings.connections
     }
 
-    /// Connections whose socket is still there.
-    pub(crate) fn open(&self) -> usize {
-        self.counts.lock().total
+    /// Connections whose socket is still there: those of other nodes, and all others.
+    pub(crate) fn open(&self) -> (usize, usize) {
+        let counts = self.counts.lock();
+        (counts.nodes, counts.total)
     }
 
-    /// Takes a new connection into the counts. `strict` applies the limits per source.
-    pub(crate) fn admit(self: &Arc<Self>, remote: SocketAddr, strict: bool, now: Instant) -> Result<Permit, Refusal> {
+    /// Takes a new connection into the counts. The limits per source are for [`Purpose::Public`]. Other nodes are few, prove who
+    /// they are, and carry everybody's calls: a node full of phones still takes their connections.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        remote: SocketAddr,
+        purpose: Purpose,
+        now: Instant,
+    ) -> Result<Permit, Refusal> {
         let LimitsSettings { connections, connections_per_source, connects_per_source, .. } = self.settings;
-        let strict = strict && !self.is_exempt(remote.ip());
+        let strict = purpose == Purpose::Public && !self.is_exempt(remote.ip());
         let mut counts = self.counts.lock();
+        if purpose == Purpose::Cluster {
+            counts.nodes += 1;
+            return Ok(Permit { admission: Arc::clone(self), source: None, is_node: true });
+        }
         if connections != 0 && counts.total >= connections {
             return Err(Refusal::Connections);
         }
@@ -156,12 +174,13 @@ impl Admission {
         }
         counts.total += 1;
         drop(counts);
-        Ok(Permit { admission: Arc::clone(self), source })
+        Ok(Permit { admission: Arc::clone(self), source, is_node: false })
     }
 
-    /// A place for one handshake in progress.
-    pub(crate) fn handshake(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        Arc::clone(&self.handshakes).try_acquire_owned().map_err(|_| Refusal::Handshakes)
+    /// A place for one handshake in progress. On the listener for nodes, too, anybody may begin one.
+    pub(crate) fn handshake(&self, purpose: Purpose) -> Result<OwnedSemaphorePermit, Refusal> {
+        let places = if purpose == Purpose::Cluster { &self.node_handshakes } else { &self.handshakes };
+        Arc::clone(places).try_acquire_owned().map_err(|_| Refusal::Handshakes)
     }
 
     fn source(&self, ip: IpAddr) -> IpAddr {
@@ -192,7 +211,8 @@ impl Counts {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.admission.counts.lock();
-        counts.total = counts.total.saturating_sub(1);
+        let count = if self.is_node { &mut counts.nodes } else { &mut counts.total };
+        *count = count.saturating_sub(1);
         if let Some(source) = self.source.and_then(|ip| counts.sources.get_mut(&ip)) {
             source.connections = source.connections.saturating_sub(1);
         }
@@ -260,14 +280,14 @@ mod tests {
     fn s226_per_source_and_global() {
         let admission = Admission::new(small());
         let (a, b) = (remote("192.0.2.1:1"), remote("192.0.2.2:1"));
-        let first = admission.admit(a, true, now()).unwrap();
-        let _second = admission.admit(a, true, now()).unwrap();
-        assert_eq!(admission.admit(a, true, now()).err(), Some(Refusal::Source));
-        let _third = admission.admit(b, true, now()).unwrap();
-        assert_eq!(admission.admit(b, true, now()).err(), Some(Refusal::Connections));
+        let first = admission.admit(a, Purpose::Public, now()).unwrap();
+        let _second = admission.admit(a, Purpose::Public, now()).unwrap();
+        assert_eq!(admission.admit(a, Purpose::Public, now()).err(), Some(Refusal::Source));
+        let _third = admission.admit(b, Purpose::Public, now()).unwrap();
+        assert_eq!(admission.admit(b, Purpose::Public, now()).err(), Some(Refusal::Connections));
         assert!(admission.is_full());
         drop(first);
-        assert!(admission.admit(a, true, now()).is_ok());
+        assert!(admission.admit(a, Purpose::Public, now()).is_ok());
     }
 
     // S-226: an IPv6 source is its /64; exempt networks and trusted listeners are not counted by source.
@@ -275,11 +295,13 @@ mod tests {
     fn s226_sources_are_prefixes_and_some_are_exempt() {
         let settings = LimitsSettings { connections: 0, exempt: vec!["198.51.100.0/24".parse().unwrap()], ..small() };
         let admission = Admission::new(settings);
-        let permits: Vec<_> =
-            (1..=3).map(|n| admission.admit(remote(&format!("[2001:db8::{n}]:5060")), true, now())).collect();
+        let permits: Vec<_> = (1..=3)
+            .map(|n| admission.admit(remote(&format!("[2001:db8::{n}]:5060")), Purpose::Public, now()))
+            .collect();
         assert_eq!(permits.iter().filter(|p| p.is_ok()).count(), 2);
-        let exempt: Vec<_> = (0..5).map(|_| admission.admit(remote("198.51.100.7:1"), true, now())).collect();
-        let trusted: Vec<_> = (0..5).map(|_| admission.admit(remote("192.0.2.9:1"), false, now())).collect();
+        let exempt: Vec<_> =
+            (0..5).map(|_| admission.admit(remote("198.51.100.7:1"), Purpose::Public, now())).collect();
+        let trusted: Vec<_> = (0..5).map(|_| admission.admit(remote("192.0.2.9:1"), Purpose::Peer, now())).collect();
         assert!(exempt.iter().chain(&trusted).all(Result::is_ok));
     }
 
@@ -289,7 +311,8 @@ mod tests {
         let settings = LimitsSettings { connections: 0, connections_per_source: 0, ..small() };
         let admission = Admission::new(settings);
         let start = now();
-        let admitted = |at| (0..50).filter(|_| admission.admit(remote("192.0.2.1:1"), true, at).is_ok()).count();
+        let admitted =
+            |at| (0..50).filter(|_| admission.admit(remote("192.0.2.1:1"), Purpose::Public, at).is_ok()).count();
         assert_eq!(admitted(start), 20);
         assert_eq!(admitted(start + Duration::from_millis(500)), 5);
     }
@@ -300,7 +323,11 @@ mod tests {
         let start = now();
         for n in 0..20_000_u32 {
             let ip = Ipv4Addr::from_bits(0x0a00_0000 + n);
-            drop(admission.admit(SocketAddr::new(ip.into(), 1), true, start + Duration::from_millis(u64::from(n))));
+            drop(admission.admit(
+                SocketAddr::new(ip.into(), 1),
+                Purpose::Public,
+                start + Duration::from_millis(u64::from(n)),
+            ));
         }
         assert!(admission.counts.lock().sources.len() <= 2 * SWEEP_FROM);
     }

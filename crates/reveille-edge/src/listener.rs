@@ -22,12 +22,14 @@ use crate::{
 };
 
 /// How far the edge is with stopping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// Everything is served.
     Running,
-    /// No connection is accepted any more.
+    /// No connection is accepted any more, except from other nodes: they have requests for those that are still open.
     Draining,
+    /// Nor from other nodes.
+    Leaving,
     /// Everything ends.
     Stopped,
 }
@@ -49,13 +51,14 @@ pub(crate) struct ServerTls {
 }
 
 impl StreamListener {
-    /// Accepts until the edge drains.
+    /// Accepts until the edge drains, and other nodes until it leaves them.
     pub(crate) async fn run(self, core: Arc<Core>, mut phase: watch::Receiver<Phase>) {
         let rate = core.limits.accepts;
         let mut bucket = TokenBucket::new(rate, Instant::now().into_std());
+        let last = if self.purpose == Purpose::Cluster { Phase::Draining } else { Phase::Running };
         loop {
             let accepted = tokio::select! {
-                _ = phase.wait_for(|phase| *phase > Phase::Running) => return,
+                _ = phase.wait_for(|phase| *phase > last) => return,
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {
@@ -79,7 +82,7 @@ impl StreamListener {
     fn accepted(&self, tcp: TcpStream, remote: SocketAddr, core: &Arc<Core>) {
         let now = Instant::now();
         let Ok(local) = tcp.local_addr().map(canonical) else { return };
-        let permit = match core.admission.admit(remote, self.purpose == Purpose::Public, now.into_std()) {
+        let permit = match core.admission.admit(remote, self.purpose, now.into_std()) {
             Ok(permit) => permit,
             Err(refusal) => return core.metrics.refused(refusal),
         };
@@ -89,7 +92,7 @@ impl StreamListener {
             Accepted { index: self.index, purpose: self.purpose, remote, local, permit, core: Arc::clone(core) };
         match &self.tls {
             None => accepted.begin(tcp),
-            Some(tls) => match core.admission.handshake() {
+            Some(tls) => match core.admission.handshake(self.purpose) {
                 Ok(place) => drop(tokio::spawn(accepted.handshake(tcp, tls.clone(), place))),
                 Err(refusal) => core.metrics.refused(refusal),
             },

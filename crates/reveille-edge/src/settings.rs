@@ -76,7 +76,7 @@ impl ListenerSettings {
 /// Bounds on what peers may take (S-226, S-227). A bound of 0 is no bound, except for the queue's.
 #[derive(Clone, Debug)]
 pub struct LimitsSettings {
-    /// Connections open at once, over all listeners.
+    /// Connections open at once, over all listeners but that for other nodes.
     pub connections: usize,
     /// Connections open at once from one source, on public listeners.
     pub connections_per_source: usize,
@@ -84,7 +84,7 @@ pub struct LimitsSettings {
     pub connects_per_source: u32,
     /// New connections per second over all listeners; more wait in the kernel.
     pub accepts: u32,
-    /// TLS handshakes in progress at once, over all listeners (S-172).
+    /// TLS handshakes in progress at once, over all listeners but that for other nodes, which has as many for itself (S-172).
     pub handshakes: usize,
     /// Prefix length that makes a source of an IPv4 address.
     pub source_prefix_v4: u8,

@@ -8,13 +8,17 @@ use std::{collections::HashMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use common::{Authority, Bench, call_id, request, settings};
-use reveille_edge::{ClusterTls, EdgeSettings, ListenerSettings, OutboundSettings, Roots};
+use reveille_edge::{ClusterTls, EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, Roots};
 use reveille_proxy::{
     egress::{Destination, SendError},
     ingress::Purpose,
 };
 use reveille_registrar::flow::{FlowProbe, FlowRef, Liveness, Transport};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
 
 const NODE: &str = "reveille-node";
 
@@ -181,4 +185,53 @@ async fn a_node_that_does_not_shake_hands_is_given_up() {
     let flow = edge.edge.flows().open_node(&lane(silent.local_addr().unwrap(), 0)).unwrap();
     assert_eq!(edge.closed().await, flow);
     assert!(begun.elapsed() >= Duration::from_millis(150) && begun.elapsed() < connect, "{:?}", begun.elapsed());
+}
+
+/// A connection of a phone that has said something, and its flow.
+async fn phone(to: &Bench, listener: usize) -> (TcpStream, FlowRef) {
+    let mut phone = TcpStream::connect(to.addr(listener)).await.unwrap();
+    phone.write_all(request("OPTIONS", "phone").as_bytes()).await.unwrap();
+    (phone, to.next().await.flow)
+}
+
+// S-172, S-226: a node that has no room for one more phone, and is busy with handshakes of others, still hears other nodes.
+#[tokio::test]
+async fn a_full_node_still_takes_other_nodes() {
+    let authority = Authority::new();
+    let mut with = node(&authority, "full", &[NODE]);
+    with.listeners.extend([common::loopback(Transport::Tcp), authority.listener()]);
+    with.limits = LimitsSettings { connections: 2, handshakes: 1, ..LimitsSettings::default() };
+    let full = Bench::start(with);
+    let other = Bench::start(node(&authority, "other", &[NODE]));
+    let _phone = phone(&full, 1).await;
+    let _undecided = TcpStream::connect(full.addr(2)).await.unwrap();
+    common::soon(async {
+        while !full.edge.is_full() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(reaches(&other, &full).await);
+    let mut refused = TcpStream::connect(full.addr(1)).await.unwrap();
+    assert_eq!(common::soon(refused.read(&mut [0; 1])).await.unwrap_or(0), 0, "one phone more has no place");
+}
+
+// A node that drains is reached by others until its last phone is gone, for their calls are for those phones.
+#[tokio::test]
+async fn a_draining_node_leaves_the_others_last() {
+    let authority = Authority::new();
+    let mut with = node(&authority, "leaving", &[NODE]);
+    with.listeners.push(common::loopback(Transport::Tcp));
+    let leaving = Bench::start(with);
+    let other = Bench::start(node(&authority, "other", &[NODE]));
+    let (_phone, phone) = phone(&leaving, 1).await;
+    leaving.edge.stop_accepting();
+    assert!(reaches(&other, &leaving).await, "it may be called while it drains");
+    common::soon(leaving.edge.drain(1_000)).await;
+    assert_eq!(leaving.closed().await, phone);
+    let _node = leaving.closed().await;
+    assert_eq!(leaving.edge.table().open_flows(), 0);
+    // The end of the first connection is heard before a second one is tried.
+    let _ = other.closed().await;
+    assert!(!reaches(&other, &leaving).await, "nobody is there any more");
 }

@@ -316,7 +316,7 @@ section! {
     Limits {
         /// The largest SIP message accepted, bytes.
         message_size: usize = 65_536,
-        /// Connections open at once; 0 is no bound.
+        /// Connections open at once, those of other nodes aside; 0 is no bound.
         connections: usize = 200_000,
         /// Connections open at once from one source on public listeners; 0 is no bound.
         connections_per_source: usize = 1_000,

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::backoff;
-use crate::config::RedisConfig;
+use crate::config::{Endpoint, RedisConfig};
 use crate::error::{ClaimError, CommandError, ConnectError, DeferError, FencedError};
 use crate::functions::Function;
 use crate::gateway::{Gateway, Request};
@@ -412,21 +412,23 @@ const LOAD_AHEAD: usize = 512;
 /// Records that one step of reading a shard returns, about.
 const LOAD_STEP: usize = 256;
 
-/// Reads all records of a shard. A cursor means something only to the server process that gave it: when a step fails, the
-/// scan begins anew.
+/// Reads all records of a shard. A cursor means something only to the server process that gave it: while that answers it is
+/// asked again, and when a step fails the scan begins anew.
 async fn scan(shared: &Shared, shard: u16, out: &mpsc::Sender<Loaded>) -> Result<(), CommandError> {
     let gateway = &shared.gateway;
     let key = gateway.keys.shard(shard).records;
     let pool = Pool::new(gateway.connector.clone(), gateway.metrics.clone());
     let (mut cursor, mut pauses) = ("0".to_owned(), backoff::pauses());
-    let mut give_up = clock::now() + shared.write_timeout;
+    let (mut give_up, mut ask) = (clock::now() + shared.write_timeout, None::<Endpoint>);
     loop {
         let mut cmd = redis::cmd("HSCAN");
         cmd.arg(&key).arg(&cursor).arg("COUNT").arg(LOAD_STEP);
-        let mut answer = [None];
-        gateway.ask_round(&pool, &mut [Request::new(shard_slot(shard), cmd)], &mut answer, false).await;
-        let [answer] = answer;
+        let mut requests = [Request { ask: ask.clone(), ..Request::new(shard_slot(shard), cmd) }];
+        let mut answers = [None];
+        gateway.ask_round(&pool, &mut requests, &mut answers, false).await;
+        let ([request], [answer]) = (requests, answers);
         let Some(answer) = answer else {
+            ask = request.ask;
             if clock::now() >= give_up {
                 return Err(CommandError::Unavailable);
             }

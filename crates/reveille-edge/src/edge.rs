@@ -6,7 +6,7 @@ use prometheus::Registry;
 use rand::{Rng, seq::SliceRandom};
 use reveille_proxy::{egress::Flows, ingress::Ingress};
 use reveille_registrar::flow::Transport;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -16,12 +16,12 @@ use tokio::{
 use crate::{
     address::{Addresses, Listener},
     datagram::{DatagramReader, DatagramSender},
-    flows::{Core, FlowTable, TableParts},
+    flows::{Core, FlowTable, NodeTls, TableParts},
     limits::Admission,
     listener::{Phase, ServerTls, StreamListener},
     metrics::Metrics,
     queue::CloseReason,
-    settings::{EdgeSettings, ListenerSettings},
+    settings::{ClusterTls, EdgeSettings, ListenerSettings},
     socket,
     tls::{self, Reloading},
 };
@@ -60,6 +60,7 @@ pub struct Prepared {
     datagrams: Vec<Option<Arc<DatagramSender>>>,
     bound: Vec<BoundListener>,
     client_tls: Option<Arc<Reloading<ClientConfig>>>,
+    cluster_tls: Option<NodeTls>,
 }
 
 /// A running edge.
@@ -84,6 +85,7 @@ impl Edge {
             addr: None,
             reason: error.reason,
         })?;
+        let cluster_tls = settings.cluster.as_ref().map(|cluster| NodeTls::load(cluster, &metrics)).transpose()?;
         let (mut streams, mut datagrams, mut addresses, mut bound) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, listener) in settings.listeners.iter().enumerate() {
             let error = |key: &str, reason: String| BindError {
@@ -145,6 +147,7 @@ impl Edge {
             datagrams,
             bound,
             client_tls: client_tls.map(Arc::new),
+            cluster_tls,
         })
     }
 
@@ -265,6 +268,7 @@ impl Prepared {
             timeouts,
             sip,
             client_tls: self.client_tls.clone(),
+            cluster_tls: self.cluster_tls.clone(),
             outbound_peers: outbound.peers,
             runtime: tokio::runtime::Handle::current(),
         });
@@ -278,7 +282,7 @@ impl Prepared {
                 .filter_map(|listener| listener.tls.as_ref())
                 .map(|tls| Arc::clone(&tls.config))
                 .collect(),
-            client: self.client_tls,
+            clients: self.client_tls.into_iter().chain(self.cluster_tls.map(|tls| tls.config)).collect(),
         };
         for listener in self.streams {
             tasks.spawn(listener.run(Arc::clone(&core), watch.clone()));
@@ -295,11 +299,21 @@ impl Prepared {
     }
 }
 
+impl NodeTls {
+    fn load(settings: &ClusterTls, metrics: &Arc<Metrics>) -> Result<Self, BindError> {
+        let error = |key: &str, reason: String| BindError { key: format!("cluster.{key}"), addr: None, reason };
+        let config = tls::cluster(settings, metrics).map_err(|e| error(e.key, e.reason))?;
+        let server_name = ServerName::try_from(settings.server_name.clone())
+            .map_err(|_| error("server_name", "not a DNS name".to_owned()))?;
+        Ok(Self { config: Arc::new(config), server_name })
+    }
+}
+
 /// Every TLS configuration that comes from files.
 #[derive(Clone)]
 struct Files {
     servers: Vec<Arc<Reloading<ServerConfig>>>,
-    client: Option<Arc<Reloading<ClientConfig>>>,
+    clients: Vec<Arc<Reloading<ClientConfig>>>,
 }
 
 impl Files {
@@ -308,7 +322,7 @@ impl Files {
         for server in &self.servers {
             replaced += usize::from(server.reload().await);
         }
-        if let Some(client) = &self.client {
+        for client in &self.clients {
             replaced += usize::from(client.reload().await);
         }
         replaced

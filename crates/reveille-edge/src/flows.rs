@@ -19,7 +19,7 @@ use reveille_proxy::{
 };
 use reveille_registrar::flow::{FlowProbe, FlowRef, Liveness, NodeTag, Transport};
 use reveille_sip::limits::Limits;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, pki_types::ServerName};
 
 use crate::{
     address::Addresses,
@@ -40,6 +40,9 @@ pub struct FlowTable {
     base: Instant,
     next: AtomicU64,
     links: Vec<RwLock<HashMap<u64, Arc<Link>>>>,
+    /// The open connections that we dialled: to nodes of the cluster, and to all others. They are verified by other rules and
+    /// trusted with other things, so one never stands in for the other.
+    nodes: Mutex<HashMap<Destination, u64>>,
     destinations: Mutex<HashMap<Destination, u64>>,
     datagrams: Vec<Option<Arc<DatagramSender>>>,
     addresses: Addresses,
@@ -61,8 +64,17 @@ pub(crate) struct Core {
     pub(crate) timeouts: TimeoutSettings,
     pub(crate) sip: Limits,
     pub(crate) client_tls: Option<Arc<Reloading<ClientConfig>>>,
+    pub(crate) cluster_tls: Option<NodeTls>,
     pub(crate) outbound_peers: Vec<ipnet::IpNet>,
     pub(crate) runtime: tokio::runtime::Handle,
+}
+
+/// How other nodes of the cluster are called.
+#[derive(Clone)]
+pub(crate) struct NodeTls {
+    pub(crate) config: Arc<Reloading<ClientConfig>>,
+    /// The name that every node's certificate carries.
+    pub(crate) server_name: ServerName<'static>,
 }
 
 impl Core {
@@ -158,6 +170,7 @@ impl FlowTable {
             base: tokio::time::Instant::now().into_std(),
             next: AtomicU64::new(1),
             links: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            nodes: Mutex::default(),
             destinations: Mutex::default(),
             datagrams: parts.datagrams,
             addresses: parts.addresses,
@@ -180,18 +193,20 @@ impl FlowTable {
     }
 
     /// [`Flows::open`] for a peer whose trust the caller knows: requests arriving on a new connection have this purpose.
-    /// A connection that is already open keeps the purpose it was opened with.
+    /// A connection that is already open keeps the purpose it was opened with; but with [`Purpose::Cluster`] only a connection
+    /// to another node will do: TLS, verified as [`ClusterTls`](crate::ClusterTls) says, and one for each lane of the
+    /// destination.
     pub fn open_as(&self, destination: &Destination, purpose: Purpose) -> Result<FlowRef, SendError> {
-        if destination.transport == Transport::Udp {
+        if destination.transport == Transport::Udp && purpose != Purpose::Cluster {
             let listener = self.addresses.datagram_listener(destination.address).ok_or(SendError::NoListener)?;
             return Ok(FlowRef::Datagram { node: self.node, listener, remote: destination.address });
         }
         let core = self.running.load_full().ok_or(SendError::Gone)?;
-        if !dial::can_dial(&core, destination.transport) {
+        if !dial::can_dial(&core, destination.transport, purpose) {
             return Err(SendError::NoListener);
         }
         let registration = {
-            let mut destinations = self.destinations.lock();
+            let mut destinations = self.dialled(purpose).lock();
             let open = destinations.get(destination).and_then(|&id| self.link(id));
             if let Some(link) = open.filter(|link| !link.queue.is_closing()) {
                 return Ok(link.flow);
@@ -203,6 +218,13 @@ impl FlowTable {
         let flow = registration.link.flow;
         core.runtime.clone().spawn(dial::dial(destination.clone(), registration, core));
         Ok(flow)
+    }
+
+    fn dialled(&self, purpose: Purpose) -> &Mutex<HashMap<Destination, u64>> {
+        match purpose {
+            Purpose::Cluster => &self.nodes,
+            Purpose::Public | Purpose::Peer => &self.destinations,
+        }
     }
 
     pub(crate) fn start(&self, core: Arc<Core>) {
@@ -258,7 +280,7 @@ impl FlowTable {
             shard.write().remove(&link.id);
         }
         if let Some(destination) = link.destination.as_deref() {
-            let mut destinations = self.destinations.lock();
+            let mut destinations = self.dialled(link.purpose).lock();
             // A successor may have taken the place.
             if destinations.get(destination) == Some(&link.id) {
                 destinations.remove(destination);
@@ -330,6 +352,10 @@ impl Flows for FlowTable {
         self.open_as(destination, if is_peer { Purpose::Peer } else { Purpose::Public })
     }
 
+    fn open_node(&self, destination: &Destination) -> Result<FlowRef, SendError> {
+        self.open_as(destination, Purpose::Cluster)
+    }
+
     fn seal(&self, flow: &FlowRef) -> String {
         self.tokens.load().seal(flow)
     }
@@ -357,6 +383,9 @@ impl Flows for FlowTable {
 
 impl FlowProbe for FlowTable {
     fn liveness(&self, flow: &FlowRef) -> Liveness {
+        if flow.node() != self.node {
+            return Liveness::Elsewhere;
+        }
         if self.datagram(flow).is_some() {
             return Liveness::Connectionless;
         }

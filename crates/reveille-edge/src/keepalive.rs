@@ -1,7 +1,65 @@
 //! STUN keep-alives on a SIP datagram socket (RFC 5626 §4.4.2, §8; S-126): told apart by the magic cookie, answered with the
-//! address the request came from. Keep-alives of streams are CRLFs, which the framer reports.
+//! address the request came from. Keep-alives of streams are CRLFs, which the framer reports; those that we send ourselves, to
+//! other nodes, are timed here.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// Keep-alives on a connection to another node (RFC 5626 §4.4.1): sent at a steady pace, whatever else is sent, for the other
+/// side listens for them; and answered by anything, for all that matters is that something still comes.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    every: Duration,
+    patience: Duration,
+    next: Instant,
+    /// When the first keep-alive was sent since something was heard.
+    unanswered: Option<Instant>,
+}
+
+/// What is due on a connection to another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beat {
+    /// Nothing yet.
+    Rest,
+    /// A keep-alive is to be sent.
+    Ping,
+    /// The other side is gone.
+    Dead,
+}
+
+impl Pulse {
+    pub(crate) fn new(now: Instant, every: Duration, patience: Duration) -> Self {
+        Self { every, patience, next: now + every, unanswered: None }
+    }
+
+    /// Something was heard.
+    pub(crate) fn heard(&mut self) {
+        self.unanswered = None;
+    }
+
+    /// When to ask [`Pulse::beat`] again.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.unanswered.map_or(self.next, |since| self.next.min(since + self.patience))
+    }
+
+    /// What is due. A keep-alive counts as sent.
+    pub(crate) fn beat(&mut self, now: Instant) -> Beat {
+        if self.unanswered.is_some_and(|since| now >= since + self.patience) {
+            return Beat::Dead;
+        }
+        if now < self.next {
+            return Beat::Rest;
+        }
+        // From now, and not from when it was due: after a pause of ours none is made up for.
+        self.next = now + self.every;
+        self.unanswered.get_or_insert(now);
+        Beat::Ping
+    }
+}
 
 /// What a datagram is, by its first octets.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,6 +157,42 @@ const KNOWN_ATTRIBUTES: [u16; 4] = [0x0006, 0x0008, 0x0014, 0x0015];
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // RFC 5626 §4.4.1: between two nodes a silence ends in a bounded time, from whenever it begins.
+    #[tokio::test(start_paused = true)]
+    async fn a_pulse_stops_when_nothing_comes_back() {
+        let millis = Duration::from_millis;
+        for silent_from in [0, 400, 1_750, 9_999] {
+            let start = Instant::now();
+            let mut pulse = Pulse::new(start, millis(500), millis(1_000));
+            let mut pings = 0;
+            let dead = loop {
+                let now = pulse.deadline();
+                // The other side answers what reaches it, at once.
+                match pulse.beat(now) {
+                    Beat::Ping if now < start + millis(silent_from) => pulse.heard(),
+                    Beat::Ping => pings += 1,
+                    Beat::Rest => panic!("asked at {now:?} for nothing"),
+                    Beat::Dead => break now,
+                }
+            };
+            let silence = dead - (start + millis(silent_from));
+            assert!(silence >= millis(1_000) && silence <= millis(1_500), "{silent_from}: {silence:?}");
+            assert_eq!(pings, 2, "{silent_from}");
+        }
+    }
+
+    // What this process slept through is no silence of the other's: whatever came meanwhile is read first.
+    #[tokio::test(start_paused = true)]
+    async fn a_pulse_survives_a_pause_of_our_own() {
+        let start = Instant::now();
+        let mut pulse = Pulse::new(start, Duration::from_millis(500), Duration::from_secs(1));
+        assert_eq!(pulse.beat(pulse.deadline()), Beat::Ping);
+        let late = start + Duration::from_secs(60);
+        pulse.heard();
+        assert_eq!((pulse.beat(late), pulse.beat(late)), (Beat::Ping, Beat::Rest), "one, and not a hundred");
+        assert_eq!(pulse.deadline(), late + Duration::from_millis(500));
+    }
 
     fn request(attributes: &[u8]) -> Vec<u8> {
         let mut out = vec![0, 1];

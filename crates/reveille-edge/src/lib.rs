@@ -25,6 +25,8 @@ mod token;
 pub use edge::{BindError, BoundListener, Edge, Prepared};
 pub use flows::FlowTable;
 pub use queue::CloseReason;
-pub use settings::{EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, Roots, TimeoutSettings};
+pub use settings::{
+    ClusterTls, EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, Roots, TimeoutSettings,
+};
 pub use tls::TlsError;
 pub use token::{TokenKey, TokenRing};

@@ -29,6 +29,8 @@ pub enum CloseReason {
     Message,
     /// Nothing was heard for too long (S-225).
     Idle,
+    /// Another node did not answer a keep-alive (RFC 5626 §4.4.1).
+    Pong,
     /// The peer sent what is not SIP, or too much of it (S-021, S-024, S-030).
     Malformed,
     /// The peer does not read (S-227).
@@ -43,13 +45,14 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of its number.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Peer,
         Self::Broken,
         Self::Connect,
         Self::FirstMessage,
         Self::Message,
         Self::Idle,
+        Self::Pong,
         Self::Malformed,
         Self::QueueFull,
         Self::Local,
@@ -66,6 +69,7 @@ impl CloseReason {
             Self::FirstMessage => "first_message_timeout",
             Self::Message => "message_timeout",
             Self::Idle => "idle_timeout",
+            Self::Pong => "pong_timeout",
             Self::Malformed => "malformed",
             Self::QueueFull => "queue_full",
             Self::Local => "local",
@@ -76,7 +80,7 @@ impl CloseReason {
 
     /// Whether queued octets are still written before the connection goes.
     pub(crate) fn flushes(self) -> bool {
-        !matches!(self, Self::Broken | Self::Connect | Self::QueueFull)
+        !matches!(self, Self::Broken | Self::Connect | Self::Pong | Self::QueueFull)
     }
 }
 

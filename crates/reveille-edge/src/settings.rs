@@ -24,6 +24,8 @@ pub struct EdgeSettings {
     pub timeouts: TimeoutSettings,
     /// Connections that we open.
     pub outbound: OutboundSettings,
+    /// Connections that we open to other nodes of the cluster; without it there are none.
+    pub cluster: Option<ClusterTls>,
     /// Keys of flow tokens; all nodes of a cluster share them.
     pub tokens: TokenRing,
     /// Bounds on a single message (S-024).
@@ -142,6 +144,12 @@ pub struct TimeoutSettings {
     pub close: Duration,
     /// Between looks at certificate files (S-171).
     pub reload: Duration,
+    /// Between keep-alives on a connection that we opened to another node (RFC 5626 §4.4.1). Where another node opened it, three
+    /// times as long without hearing anything ends it, whatever `idle` is.
+    pub cluster_ping: Duration,
+    /// From such a keep-alive to anything heard. A connection to another node that cannot be made within both times together
+    /// is given up, whatever `connect` is.
+    pub cluster_pong: Duration,
 }
 
 impl Default for TimeoutSettings {
@@ -154,6 +162,8 @@ impl Default for TimeoutSettings {
             connect: Duration::from_secs(4),
             close: Duration::from_secs(2),
             reload: Duration::from_secs(10),
+            cluster_ping: Duration::from_millis(500),
+            cluster_pong: Duration::from_secs(1),
         }
     }
 }
@@ -170,6 +180,19 @@ pub struct OutboundSettings {
     /// Networks whose hosts are peers: requests arriving on a connection that we opened to one have [`Purpose::Peer`].
     /// Elsewhere such a connection is [`Purpose::Public`].
     pub peers: Vec<IpNet>,
+}
+
+/// TLS of connections that we open to other nodes of the cluster (S-166). All files are PEM, and read again when they change.
+#[derive(Clone, Debug)]
+pub struct ClusterTls {
+    /// The authorities of the nodes' certificates; no others are trusted.
+    pub ca: PathBuf,
+    /// Our own certificate chain, shown to the other node.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The DNS name that every node's certificate carries, and that is verified whatever the address.
+    pub server_name: String,
 }
 
 /// Whom to trust with a server certificate.

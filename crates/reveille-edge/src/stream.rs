@@ -28,6 +28,7 @@ use tokio::{
 use crate::{
     answer,
     flows::{Core, Link, Registration},
+    keepalive::{Beat, Pulse},
     limits::{Permit, TokenBucket},
     queue::{CloseReason, KEPT_SLOTS},
 };
@@ -91,6 +92,15 @@ pub(crate) async fn drive<S, C>(
         _ => None,
     };
     let rate = if core.is_limited(link.purpose, link.remote) { core.limits.messages_per_flow } else { 0 };
+    // Who opened a connection between nodes keeps it alive, and who accepted it listens.
+    let timeouts = &core.timeouts;
+    let (pulse, idle) = match (link.purpose, link.is_dialled()) {
+        (Purpose::Cluster, true) => {
+            (Some(Box::new(Pulse::new(now, timeouts.cluster_ping, timeouts.cluster_pong))), timeouts.idle)
+        }
+        (Purpose::Cluster, false) => (None, timeouts.cluster_ping * MISSED_PINGS),
+        (Purpose::Public | Purpose::Peer, _) => (None, timeouts.idle),
+    };
     let mut driver = Driver {
         stream,
         codec,
@@ -99,6 +109,8 @@ pub(crate) async fn drive<S, C>(
         unflushed: false,
         timer: Box::pin(tokio::time::sleep_until(now)),
         heard: now,
+        idle,
+        pulse,
         first,
         message: None,
         resume: None,
@@ -129,6 +141,10 @@ struct Driver<S, C> {
     unflushed: bool,
     timer: Pin<Box<Sleep>>,
     heard: Instant,
+    /// How long nothing may be heard.
+    idle: Duration,
+    /// Keep-alives of our own.
+    pulse: Option<Box<Pulse>>,
     /// Until when the first message must be whole.
     first: Option<Instant>,
     /// Until when the message begun must be whole.
@@ -260,6 +276,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin, C: Codec> Driver<S, C> {
         let now = Instant::now();
         self.heard = now;
         self.link.heard(self.core.millis(now));
+        if let Some(pulse) = &mut self.pulse {
+            pulse.heard();
+        }
         let (mut messages, mut pinged) = (0, false);
         loop {
             match self.codec.next() {
@@ -268,7 +287,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, C: Codec> Driver<S, C> {
                     messages += 1;
                     self.take_message(framed, now)?;
                 }
-                Ok(Some(Frame::KeepAlivePing)) => pinged = true,
+                // Where the keep-alives are ours, these are two answers in a row.
+                Ok(Some(Frame::KeepAlivePing)) => pinged |= self.pulse.is_none(),
                 Ok(Some(Frame::KeepAlivePong)) => {}
                 Err(error) => {
                     self.reject(error.head.as_deref(), error.status, error.reason);
@@ -343,7 +363,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin, C: Codec> Driver<S, C> {
     /// when the timer fires.
     fn arm(&mut self) {
         let limits = [self.first, self.message, self.resume].into_iter().flatten();
-        let next = limits.fold(self.heard + self.core.timeouts.idle, Instant::min);
+        let next = limits.fold(self.heard + self.idle, Instant::min);
+        let next = self.pulse.as_ref().map_or(next, |pulse| next.min(pulse.deadline()));
         if self.timer.is_elapsed() || next < self.timer.deadline() {
             self.timer.as_mut().reset(next);
         }
@@ -357,7 +378,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin, C: Codec> Driver<S, C> {
         if self.message.is_some_and(|limit| limit <= now) {
             return Some(CloseReason::Message);
         }
-        (self.heard + self.core.timeouts.idle <= now).then_some(CloseReason::Idle)
+        match self.pulse.as_mut().map_or(Beat::Rest, |pulse| pulse.beat(now)) {
+            Beat::Rest => {}
+            Beat::Ping => drop(self.link.queue.push(Bytes::from_static(b"\r\n\r\n"))),
+            Beat::Dead => return Some(CloseReason::Pong),
+        }
+        (self.heard + self.idle <= now).then_some(CloseReason::Idle)
     }
 
     /// Writes what is left and says goodbye.
@@ -407,6 +433,8 @@ fn broken(error: &io::Error) -> CloseReason {
     }
 }
 
+/// Keep-alives of another node that may fail to come.
+const MISSED_PINGS: u32 = 3;
 /// Octets read at once, on the stack.
 const READ: usize = 8 * 1024;
 /// Buffers written at once.

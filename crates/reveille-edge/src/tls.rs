@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use reveille_proxy::ingress::Purpose;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
-    client::{WebPkiServerVerifier, danger::ServerCertVerifier},
+    client::{Resumption, WebPkiServerVerifier, danger::ServerCertVerifier},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier},
@@ -21,14 +21,14 @@ use x509_parser::{extensions::GeneralName, prelude::FromDer};
 
 use crate::{
     metrics::Metrics,
-    settings::{ListenerSettings, OutboundSettings, Roots},
+    settings::{ClusterTls, ListenerSettings, OutboundSettings, Roots},
 };
 
 /// A TLS file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {reason}")]
 pub struct TlsError {
-    /// The setting that names it: `cert`, `key`, `client_ca`, `roots`.
+    /// The setting that names it: `cert`, `key`, `client_ca`, `roots`, `ca`.
     pub key: &'static str,
     /// What is wrong with it.
     pub reason: String,
@@ -219,6 +219,18 @@ pub(crate) fn client(
         client_config(trusted, identity)
     });
     loaded.map(Some)
+}
+
+/// The TLS side of connections that we open to other nodes: trusts their authorities alone, and shows our certificate.
+pub(crate) fn cluster(settings: &ClusterTls, metrics: &Arc<Metrics>) -> Result<Reloading<ClientConfig>, TlsError> {
+    let files = vec![("ca", settings.ca.clone()), ("cert", settings.cert.clone()), ("key", settings.key.clone())];
+    Reloading::load("cluster", files, metrics, |contents| {
+        let [ca, identity @ ..] = contents else { return Err(TlsError::new("ca", "missing")) };
+        let mut built = client_config(roots("ca", ca)?, identity)?;
+        // The other node asks for certificates each time; a session of ours to resume would only be refused (S-170).
+        built.config.resumption = Resumption::disabled();
+        Ok(built)
+    })
 }
 
 fn client_config(trusted: RootCertStore, own: &[Vec<u8>]) -> Result<Built<ClientConfig>, TlsError> {

@@ -170,7 +170,7 @@ async fn s162_dialled_connections_verify_and_identify() {
     let server = ListenerSettings {
         client_ca: Some(authority.ca()),
         client_names: vec!["node.example.com".to_owned()],
-        purpose: Purpose::Cluster,
+        purpose: Purpose::Peer,
         ..authority.listener()
     };
     let home = Bench::start(settings(vec![server]));
@@ -183,15 +183,16 @@ async fn s162_dialled_connections_verify_and_identify() {
         transport: Transport::Tls,
         address: home.addr(0),
         server_name: name.map(str::to_owned),
+        lane: 0,
     };
     for name in [Some("localhost"), None] {
-        let flow = edge.edge.table().open_as(&to(name), Purpose::Cluster).unwrap();
+        let flow = edge.edge.table().open_as(&to(name), Purpose::Peer).unwrap();
         flows.send(&flow, Bytes::from(request("OPTIONS", "hop"))).unwrap();
         let inbound = home.next().await;
-        assert_eq!((call_id(&inbound).as_str(), inbound.purpose), ("hop", Purpose::Cluster));
+        assert_eq!((call_id(&inbound).as_str(), inbound.purpose), ("hop", Purpose::Peer));
         home.edge.flows().send(&inbound.flow, Bytes::from(request("OPTIONS", "back"))).unwrap();
         let back = edge.next().await;
-        assert_eq!((back.flow, back.purpose), (flow, Purpose::Cluster));
+        assert_eq!((back.flow, back.purpose), (flow, Purpose::Peer));
         assert!(matches!(flows.liveness(&flow), Liveness::Open { .. }));
     }
     let wrong = flows.open(&to(Some("other.example.com"))).unwrap();

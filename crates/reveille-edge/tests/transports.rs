@@ -157,7 +157,7 @@ async fn connections_are_opened_and_reused() {
     with.outbound.peers = vec!["127.0.0.0/8".parse().unwrap()];
     let bench = Bench::start(with);
     let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let to = |address, transport| Destination { transport, address, server_name: None };
+    let to = |address, transport| Destination { transport, address, server_name: None, lane: 0 };
     let destination = to(peer.local_addr().unwrap(), Transport::Tcp);
     let flows = bench.edge.flows();
     let flow = flows.open(&destination).unwrap();
@@ -232,7 +232,7 @@ async fn connection_in_the_making_can_be_closed() {
     // TEST-NET-1: nobody answers.
     let address = "192.0.2.1:5060".parse().unwrap();
     let flows = bench.edge.flows();
-    let flow = flows.open(&Destination { transport: Transport::Tcp, address, server_name: None }).unwrap();
+    let flow = flows.open(&Destination { transport: Transport::Tcp, address, server_name: None, lane: 0 }).unwrap();
     flows.close(&flow);
     assert_eq!(bench.closed().await, flow);
 }

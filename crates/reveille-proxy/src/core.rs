@@ -11,6 +11,7 @@ mod branch;
 mod context;
 mod deliver;
 mod forward;
+mod moved;
 mod onward;
 mod outcome;
 mod register;
@@ -161,6 +162,7 @@ impl Core {
             HomeEvent::Woken { key, target } => self.woken(now, context, key, target),
             HomeEvent::WakeFailed { key, why } => self.wake_failed(now, context, key, why),
             HomeEvent::LateTarget { target } => self.late_target(now, context, target),
+            HomeEvent::Moved => self.moved(now, context),
         }
         self.settle(now, None);
     }
@@ -240,7 +242,9 @@ impl Core {
         let decision = self.admit(now, &message, origin);
         match decision {
             Decision::Reply(reply) => self.reply(now, server, &message, origin, reply),
-            Decision::Register(registration) => self.begin_register(now, server, message, origin, *registration),
+            Decision::Register(registration) => {
+                self.begin_register(now, server, message, origin, *registration);
+            }
             Decision::Deliver(plan) => {
                 if method == Method::Invite {
                     // S-043, P-068: stops the caller's timers, and gives a CANCEL something to find.

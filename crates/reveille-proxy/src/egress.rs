@@ -20,6 +20,10 @@ pub trait Flows: FlowProbe {
     /// waits in its queue. A connection that cannot be made is reported as a closed flow.
     fn open(&self, destination: &Destination) -> Result<FlowRef, SendError>;
 
+    /// As [`Flows::open`], towards the cluster listener of another node of ours: shows our certificate as a node, verifies that
+    /// the other is one, and trusts what arrives on it as a node's (S-166).
+    fn open_node(&self, destination: &Destination) -> Result<FlowRef, SendError>;
+
     /// Seals a flow into a token that only this cluster can make or read (RFC 5626 §5.2; S-127).
     /// The token holds only characters that are legal in the user part of a URI.
     fn seal(&self, flow: &FlowRef) -> String;
@@ -41,8 +45,11 @@ pub struct Destination {
     pub transport: Transport,
     /// The peer's address, already resolved.
     pub address: SocketAddr,
-    /// For TLS: the name to verify; absent means the address itself must be in the certificate.
+    /// For TLS: the name to verify; absent means the address itself must be in the certificate. Between nodes it is the
+    /// cluster's own name whatever stands here.
     pub server_name: Option<String>,
+    /// Which of several connections to the same place; what is sent on one of them arrives in order. 0 where one will do.
+    pub lane: u8,
 }
 
 /// Our own address as a peer of one listener must write it.

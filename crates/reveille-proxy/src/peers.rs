@@ -17,6 +17,11 @@ pub trait Peers: Send + Sync {
 
     /// The cluster listener of a node; `None` for a node that is not there.
     fn destination(&self, node: NodeTag) -> Option<Destination>;
+
+    /// How many connections to another node there may be, at least 1: [`Destination::lane`] is then below this number.
+    fn lanes(&self) -> u8 {
+        1
+    }
 }
 
 /// Where a shard is.

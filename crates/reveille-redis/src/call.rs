@@ -87,7 +87,11 @@ pub(crate) fn next_call(shared: &Shared, shard: u16, line: &mut Line) -> Option<
                 write.pending.answer(Fate::Fenced(0), now);
                 continue;
             }
-            Job::Write(write) if now >= write.pending.taken + shared.write_timeout => {
+            Job::Write(write)
+                if now >= write.pending.taken + shared.write_timeout
+                    || !shared.lease.runs(now)
+                    || shared.held.is_paused(shard) =>
+            {
                 write.pending.answer(Fate::Unknown, now);
                 continue;
             }

@@ -31,15 +31,31 @@ impl RedisStore {
         }
         // Names this attempt: a repetition after a lost reply is told from a claim by somebody else.
         let nonce = hex::encode(nonce);
+        let claims: Vec<_> = shards.iter().map(|(shard, expected)| (*shard, *expected, expected + 1)).collect();
+        self.claim_named(&nonce, &claims, deadline).await
+    }
+
+    /// As [`RedisStore::claim`], with the epoch that each shard is to get as the third of each claim. That epoch must be one
+    /// that nobody but this life of this node asks for: asking again is then asking once.
+    pub async fn claim_as(&self, claims: &[(u16, u64, u64)], deadline: Instant) -> Vec<Result<u64, ClaimError>> {
+        self.claim_named("", claims, deadline).await
+    }
+
+    async fn claim_named(
+        &self,
+        name: &str,
+        claims: &[(u16, u64, u64)],
+        deadline: Instant,
+    ) -> Vec<Result<u64, ClaimError>> {
         let gateway = &self.shared.gateway;
-        let request = |(shard, expected): &(u16, u64)| {
+        let request = |(shard, expected, epoch): &(u16, u64, u64)| {
             let keys = gateway.keys.shard(*shard);
             let mut cmd = gateway.call(Function::Claim, &[&keys.fence, &keys.feed]);
-            cmd.arg(&gateway.node).arg(*expected).arg(&nonce).arg(self.shared.feed_length);
+            cmd.arg(&gateway.node).arg(*expected).arg(name).arg(self.shared.feed_length).arg(*epoch);
             Request::new(shard_slot(*shard), cmd)
         };
-        let answers = gateway.ask_all(shards.iter().map(request).collect(), deadline, true).await;
-        shards.iter().zip(answers).map(|((shard, _), answer)| self.claimed(*shard, answer)).collect()
+        let answers = gateway.ask_all(claims.iter().map(request).collect(), deadline, true).await;
+        claims.iter().zip(answers).map(|((shard, ..), answer)| self.claimed(*shard, answer)).collect()
     }
 
     fn claimed(&self, shard: u16, answer: Result<Value, CommandError>) -> Result<u64, ClaimError> {
@@ -67,10 +83,32 @@ impl RedisStore {
         let flushed = tokio::time::timeout_at(deadline.into(), self.flush(shard)).await;
         self.shared.held.lost(shard, epoch);
         flushed.map_err(|_| CommandError::Unavailable)?;
+        self.release_as(shard, epoch, deadline).await
+    }
+
+    /// Leaves the fence of a shard without an owner, where it names this node and `epoch`; nothing is written under that epoch any
+    /// more, and nothing waited for: [`RedisStore::flush`] comes first.
+    ///
+    /// # Errors
+    /// [`FencedError::Fenced`] where the fence is another.
+    pub async fn release_as(&self, shard: u16, epoch: u64, deadline: Instant) -> Result<(), FencedError> {
+        self.shared.held.lost(shard, epoch);
         let gateway = &self.shared.gateway;
         let mut cmd = gateway.call(Function::Release, &[&gateway.keys.shard(shard).fence]);
         cmd.arg(&gateway.node).arg(epoch);
         fenced(gateway.ask(Request::new(shard_slot(shard), cmd), deadline).await?)
+    }
+
+    /// Answers what is to be written to a shard with [`StoreError::Unavailable`](reveille_registrar::replica::StoreError::Unavailable) until the shard is claimed anew: for an owner
+    /// that must find out whether it still is.
+    pub fn pause(&self, shard: u16) {
+        self.shared.held.pause(shard);
+    }
+
+    /// Until when this node may write at all; `None`: no longer. A write that comes later, or whose answer does, is answered
+    /// [`StoreError::Unavailable`](reveille_registrar::replica::StoreError::Unavailable): a node that lost its lease acknowledges nothing. Without a word there is no such limit.
+    pub fn lease(&self, until: Option<Instant>) {
+        self.shared.lease.set(until);
     }
 
     /// Stops writing to a shard at once, without asking anybody: for an owner that could not renew its lease in time. What is

@@ -69,21 +69,21 @@ local function write(keys, args)
   return 0
 end
 
--- keys: fence, feed; args: owner, expected epoch, a name for this attempt, feed length
+-- keys: fence, feed; args: owner, expected epoch, a name for this attempt, feed length, the epoch it is to get
 local function claim(keys, args)
   local fence = redis.call('HMGET', keys[1], 'epoch', 'owner', 'seq', 'last', 'claim')
   local epoch = tonumber(fence[1] or '0')
-  local expected = tonumber(args[2])
-  if epoch == expected + 1 and fence[2] == args[1] and fence[5] == args[3] then
+  local expected, wanted = tonumber(args[2]), tonumber(args[5])
+  if epoch == wanted and fence[2] == args[1] and fence[5] == args[3] then
     touch(keys[1], 'epoch', fence[1])
     return { text(epoch), fence[3] or '0' }
   end
   if epoch ~= expected then
     return { 'CLAIMED', text(epoch), fence[2] or '' }
   end
-  local last = feed(keys[2], args[4], fence[4] or '', 'c', args[1], 'e', text(epoch + 1))
-  redis.call('HSET', keys[1], 'epoch', text(epoch + 1), 'owner', args[1], 'claim', args[3], 'last', last)
-  return { text(epoch + 1), fence[3] or '0' }
+  local last = feed(keys[2], args[4], fence[4] or '', 'c', args[1], 'e', args[5])
+  redis.call('HSET', keys[1], 'epoch', args[5], 'owner', args[1], 'claim', args[3], 'last', last)
+  return { args[5], fence[3] or '0' }
 end
 
 -- keys: fence; args: owner, epoch. The epoch stays, so that it never comes a second time.

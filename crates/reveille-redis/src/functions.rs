@@ -162,5 +162,5 @@ mod tests {
         assert!(expected.get_packed_command().starts_with(b"*7\r\n$7\r\nEVALSHA\r\n$40\r\n"));
     }
 
-    const HASH: &str = "58ee4d187dac7b0c11821699d308ba4fae5f70d6f4a1706e17bd1b11e7ac42e9";
+    const HASH: &str = "74364e0d17f407019288ba8ff721cc1a8ca95bd331e58a68ae8a321fc1536be2";
 }

@@ -1,5 +1,7 @@
 //! The shards this node holds: at which epoch, and the version its next write gets.
 
+use std::time::Instant;
+
 use parking_lot::Mutex;
 
 /// What is known of one shard.
@@ -8,6 +10,8 @@ struct Holding {
     /// 0: not held.
     epoch: u64,
     next: u64,
+    /// Held, and yet not to be written.
+    paused: bool,
 }
 
 /// All shards. A version is a number within its shard, not within its record: one number per shard is all the memory it costs.
@@ -26,7 +30,7 @@ impl Held {
             let mut holding = holding.lock();
             if epoch > holding.epoch {
                 let next = holding.next.max(seq + 1);
-                *holding = Holding { epoch, next };
+                *holding = Holding { epoch, next, paused: false };
             }
         }
     }
@@ -39,6 +43,17 @@ impl Held {
                 holding.epoch = 0;
             }
         }
+    }
+
+    /// The shard is not to be written until it is claimed anew.
+    pub(crate) fn pause(&self, shard: u16) {
+        if let Some(holding) = self.shards.get(usize::from(shard)) {
+            holding.lock().paused = true;
+        }
+    }
+
+    pub(crate) fn is_paused(&self, shard: u16) -> bool {
+        self.shards.get(usize::from(shard)).is_some_and(|holding| holding.lock().paused)
     }
 
     /// The epoch at which the shard is held; 0 where it is not.
@@ -65,6 +80,33 @@ impl Held {
     }
 }
 
+/// Until when this node may write.
+pub(crate) struct Lease(Mutex<Until>);
+
+enum Until {
+    /// Nobody has set a limit.
+    Unlimited,
+    Moment(Option<Instant>),
+}
+
+impl Lease {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(Until::Unlimited))
+    }
+
+    pub(crate) fn set(&self, until: Option<Instant>) {
+        *self.0.lock() = Until::Moment(until);
+    }
+
+    /// Whether a write may leave, or be acknowledged, at this moment.
+    pub(crate) fn runs(&self, now: Instant) -> bool {
+        match *self.0.lock() {
+            Until::Unlimited => true,
+            Until::Moment(until) => until.is_some_and(|until| now < until),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,9 +118,15 @@ mod tests {
         assert_eq!((held.epoch(1), held.versions(1, 3), held.versions(1, 1)), (5, 11, 14));
         held.claimed(1, 7, 2);
         assert_eq!((held.epoch(1), held.versions(1, 1)), (7, 15), "even where the store fell back");
+        held.pause(1);
+        assert!(held.is_paused(1));
+        held.claimed(1, 8, 2);
+        assert!(!held.is_paused(1));
+        held.lost(1, 8);
+        held.claimed(1, 9, 2);
         held.lost(1, 5);
-        assert_eq!(held.epoch(1), 7, "news of an older epoch changes nothing");
-        held.lost(1, 7);
+        assert_eq!(held.epoch(1), 9, "news of an older epoch changes nothing");
+        held.lost(1, 9);
         assert_eq!((held.epoch(1), held.epoch(9)), (0, 0));
     }
 }

@@ -1,4 +1,6 @@
-//! Reading a shard, bit by bit.
+//! Reading a shard, bit by bit, or one record of it.
+
+use std::time::Instant;
 
 use bytes::Bytes;
 use redis::Value;
@@ -83,4 +85,22 @@ async fn pass_on(
         }
     }
     Ok(true)
+}
+
+/// One record and its version.
+pub(crate) async fn read_through(
+    shared: &Shared,
+    shard: u16,
+    aor: &Aor,
+    deadline: Instant,
+) -> Result<Option<(u64, Bytes)>, CommandError> {
+    let field = shared.sealer.field(aor);
+    let mut cmd = redis::cmd("HGET");
+    cmd.arg(shared.gateway.keys.shard(shard).records).arg(&field[..]);
+    let blob = match shared.gateway.ask(Request::new(shard_slot(shard), cmd), deadline).await? {
+        Value::Nil => return Ok(None),
+        value => value.octets()?,
+    };
+    let opened = shared.sealer.open(shard, &field, blob)?;
+    Ok(opened.value.map(|value| (opened.version, value)))
 }

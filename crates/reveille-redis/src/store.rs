@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redis::Value;
 use reveille_registrar::aor::Aor;
-use reveille_registrar::replica::{Acks, RecordStream, Replica, StoreError, StoreFull, Write};
+use reveille_registrar::replica::{Acks, Reading, RecordStream, Replica, StoreError, StoreFull, Write};
+use reveille_runtime::clock;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::oneshot;
@@ -18,14 +18,12 @@ use tokio::task::JoinHandle;
 use crate::call::{Job, WriteJob};
 use crate::config::RedisConfig;
 use crate::error::{CommandError, ConnectError, FencedError};
-use crate::gateway::{Gateway, Request};
-use crate::held::Held;
-use crate::keys::shard_slot;
-use crate::load::{LOAD_AHEAD, scan};
+use crate::gateway::Gateway;
+use crate::held::{Held, Lease};
+use crate::load::{LOAD_AHEAD, read_through, scan};
 use crate::metrics::Metrics;
 use crate::pending::{Desk, Hearer};
-use crate::reply::Shape;
-use crate::seal::Sealer;
+use crate::seal::{OpenError, Sealer};
 use crate::writer::{self, Shared};
 
 /// The store. Dropping it lets the writers finish what they have; [`RedisStore::close`] waits for that.
@@ -53,6 +51,7 @@ impl RedisStore {
             gateway,
             sealer: Sealer::new(&config.cluster, config.shards, &config.keys),
             held: Held::new(config.shards),
+            lease: Lease::new(),
             desk: Arc::new(Desk::new(config.queue, config.queue_bytes, metrics)),
             batch: config.batch,
             in_flight: config.in_flight,
@@ -120,15 +119,7 @@ impl RedisStore {
         aor: &Aor,
         deadline: Instant,
     ) -> Result<Option<(u64, Bytes)>, CommandError> {
-        let field = self.shared.sealer.field(aor);
-        let mut cmd = redis::cmd("HGET");
-        cmd.arg(self.shared.gateway.keys.shard(shard).records).arg(&field[..]);
-        let blob = match self.shared.gateway.ask(Request::new(shard_slot(shard), cmd), deadline).await? {
-            Value::Nil => return Ok(None),
-            value => value.octets()?,
-        };
-        let opened = self.shared.sealer.open(shard, &field, blob)?;
-        Ok(opened.value.map(|value| (opened.version, value)))
+        read_through(&self.shared, shard, aor, deadline).await
     }
 
     /// Writes a record if it is still at the version the caller saw; 0 where it saw none. Returns the new version.
@@ -170,6 +161,9 @@ impl RedisStore {
     }
 }
 
+/// How long one record may take to be read before whoever wants it asks again.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Replica for RedisStore {
     fn attach(&self, acks: Arc<dyn Acks>) {
         self.shared.desk.attach(acks);
@@ -206,6 +200,22 @@ impl Replica for RedisStore {
                 Ok(Box::new(std::iter::once(first).chain(std::iter::from_fn(move || records.blocking_recv()))))
             }
         }
+    }
+
+    fn read(&self, shard: u16, aor: &Aor) -> Reading {
+        let (shared, aor) = (Arc::clone(&self.shared), aor.clone());
+        Box::pin(async move {
+            match read_through(&shared, shard, &aor, clock::now() + READ_PATIENCE).await {
+                Ok(record) => Ok(record.map(|(_, value)| value)),
+                // As where the whole shard is read: one spoilt record must not keep its phone from registering anew.
+                Err(CommandError::Record(OpenError::Damaged)) => {
+                    shared.desk.metrics.damaged.inc();
+                    tracing::error!(shard, "a record is damaged and left out");
+                    Ok(None)
+                }
+                Err(_) => Err(StoreError::Unavailable),
+            }
+        })
     }
 }
 

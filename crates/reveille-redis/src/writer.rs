@@ -20,7 +20,7 @@ use crate::backoff;
 use crate::call::{Call, Job, Line, next_call};
 use crate::config::Endpoint;
 use crate::gateway::{Gateway, MOST_REDIRECTIONS, Outcome, Round};
-use crate::held::Held;
+use crate::held::{Held, Lease};
 use crate::keys::shard_slot;
 use crate::link::Pool;
 use crate::pending::{Desk, Fate};
@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) gateway: Gateway,
     pub(crate) sealer: Sealer,
     pub(crate) held: Held,
+    pub(crate) lease: Lease,
     pub(crate) desk: Arc<Desk>,
     pub(crate) batch: usize,
     pub(crate) in_flight: usize,
@@ -244,7 +245,7 @@ impl Writer {
     fn conclude(&mut self, call: Call, value: Value, enough: bool, now: Instant) {
         let (shard, epoch) = (call.shard, call.epoch);
         match refusal(value) {
-            Ok(Ok(_)) if enough => self.end(call, now, Fate::Written),
+            Ok(Ok(_)) if enough && self.shared.lease.runs(now) => self.end(call, now, Fate::Written),
             Ok(Ok(_)) => self.end(call, now, |_| Fate::Unknown),
             Ok(Err(refused)) => match refused.name.as_str() {
                 "FENCED" => {

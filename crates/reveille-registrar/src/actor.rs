@@ -1,12 +1,14 @@
 //! The actor around a shard: turns messages into inputs and outputs into sends.
 //!
-//! Nothing here waits for a network or a disk. A shard is filled from its replica before it serves; memory is never carried
-//! over from a failed one.
+//! Nothing here waits for a network or a disk. A shard of a node that owns all of them is filled from its replica before it
+//! serves; one that is taken over from another node serves at once ([`tenure`]). Memory is never carried over from a failed one.
+
+mod tenure;
 
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -20,6 +22,8 @@ use reveille_runtime::{
 };
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+pub use self::tenure::Filled;
+use self::tenure::Tenure;
 use crate::{
     aor::Aor,
     flow::FlowProbe,
@@ -27,7 +31,7 @@ use crate::{
     record::{BindingKey, Record},
     registrar::{HomeEvents, alarm::Alarm},
     replica::{Acks, Replica, StoreError, Write},
-    shard::{Now, PushOrder, Shard, ShardConfig, ShardInput, ShardOutput},
+    shard::{HomeEvent, Now, PushOrder, Shard, ShardConfig, ShardInput, ShardOutput},
 };
 
 /// What a shard actor is told.
@@ -46,6 +50,20 @@ pub enum ShardMsg {
         /// Who asked.
         reply: oneshot::Sender<Option<Record>>,
     },
+    /// This node owns the shard from now on.
+    Own,
+    /// The shard goes to another node.
+    Leave {
+        /// Told when nothing of it is on its way to the store any more.
+        done: oneshot::Sender<()>,
+    },
+    /// Records were read from the store.
+    Filled {
+        /// For which time on this node.
+        tenure: u32,
+        /// Which.
+        filled: Filled,
+    },
 }
 
 /// What all shards of a node share.
@@ -58,6 +76,10 @@ pub(crate) struct Node {
     pub(crate) config: ShardConfig,
     /// The shard map: where each shard is now. Empty while one is down.
     pub(crate) map: Box<[ArcSwapOption<Gate<ShardMsg>>]>,
+    /// Which shards are this node's. One that is not takes no requests.
+    pub(crate) owned: Box<[AtomicBool]>,
+    /// Whether that can change; else all are, and each is filled before it serves.
+    pub(crate) assigned: bool,
     pub(crate) alarm: Alarm,
     /// How many shards may be filled at a time.
     pub(crate) hydration: Arc<Semaphore>,
@@ -94,6 +116,11 @@ impl Node {
         }
     }
 
+    /// Whether a shard is this node's.
+    pub(crate) fn is_owned(&self, shard: u16) -> bool {
+        self.owned.get(usize::from(shard)).is_some_and(|owned| owned.load(Ordering::Acquire))
+    }
+
     /// Tells a shard a result, a fact or a timer.
     pub(crate) fn tell(&self, shard: u16, msg: ShardMsg) {
         // A shard that is down has forgotten what this belongs to.
@@ -117,18 +144,20 @@ impl Acks for Verdicts {
 /// A shard's behaviour.
 pub(crate) struct ShardActor;
 
-/// What a shard is started with.
+/// What a shard's actor is started with.
 pub(crate) struct Start {
     pub(crate) index: u16,
-    pub(crate) incarnation: u32,
+    /// Times that the shard was begun on this node.
+    pub(crate) tenures: Arc<AtomicU32>,
     pub(crate) node: Arc<Node>,
 }
 
-/// A running shard.
+/// A running actor: the place of a shard, whether the shard is there or not.
 pub(crate) struct Running {
     index: u16,
+    tenures: Arc<AtomicU32>,
     node: Arc<Node>,
-    shard: Shard,
+    tenure: Option<Tenure>,
 }
 
 impl Actor for ShardActor {
@@ -137,12 +166,12 @@ impl Actor for ShardActor {
     type Arguments = Start;
 
     async fn pre_start(&self, _: ActorRef<Self::Msg>, start: Start) -> Result<Running, ActorProcessingErr> {
-        let Start { index, incarnation, node } = start;
-        let config = ShardConfig { incarnation, ..node.config };
-        let shard = Shard::new(config, Arc::clone(&node.services), Arc::clone(&node.flows), node.metrics.clone());
-        let mut running = Running { index, node, shard };
-        running.hydrate().await?;
-        running.flush(running.node.epoch.now());
+        let Start { index, tenures, node } = start;
+        let mut running = Running { index, tenures, node, tenure: None };
+        if !running.node.assigned {
+            running.hydrate().await?;
+            running.flush(running.node.epoch.now());
+        }
         Ok(running)
     }
 
@@ -153,65 +182,118 @@ impl Actor for ShardActor {
         running: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
         let now = running.node.epoch.now();
-        match admitted.msg {
-            ShardMsg::Input(input) => running.shard.handle(now, input),
-            ShardMsg::Inputs(inputs) => inputs.into_iter().for_each(|input| running.shard.handle(now, input)),
-            ShardMsg::DeadlineReached => running.shard.handle_timeout(now),
-            ShardMsg::Inspect { aor, reply } => {
-                // Whoever asked may have gone.
-                let _ = reply.send(running.shard.record(&aor));
-                return Ok(());
-            }
-        }
+        running.take(now, admitted);
         running.flush(now);
         Ok(())
     }
 
     async fn post_stop(&self, _: ActorRef<Self::Msg>, running: &mut Running) -> Result<(), ActorProcessingErr> {
         let now = running.node.epoch.now();
-        running.shard.give_up(now);
-        running.flush(now);
+        if let Some(tenure) = &mut running.tenure {
+            tenure.shard.give_up(now);
+            running.flush(now);
+        }
         Ok(())
     }
 }
 
-/// Records handed to a shard in one go while it is filled.
-const HYDRATION_BATCH: usize = 256;
-
 impl Running {
+    /// A shard without records, and the number of its time on this node.
+    fn empty(&self) -> (u32, Shard) {
+        let number = self.tenures.fetch_add(1, Ordering::Relaxed);
+        let config = ShardConfig { incarnation: number, ..self.node.config };
+        let (services, flows) = (Arc::clone(&self.node.services), Arc::clone(&self.node.flows));
+        (number, Shard::new(config, services, flows, self.node.metrics.clone()))
+    }
+
     /// Fills the shard from its replica.
     async fn hydrate(&mut self) -> Result<(), ActorProcessingErr> {
+        let (number, mut shard) = self.empty();
         let _permit = self.node.hydration.clone().acquire_owned().await?;
         let (sender, mut receiver) = mpsc::channel(4);
         let (replica, index) = (Arc::clone(&self.node.replica), self.index);
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut batch = Vec::new();
-            for record in replica.load(index)? {
-                batch.push(record?);
-                if batch.len() == HYDRATION_BATCH && sender.blocking_send(std::mem::take(&mut batch)).is_err() {
-                    return Ok(());
+        let reading = tokio::task::spawn_blocking(move || tenure::batches(&*replica, index, &sender));
+        while let Some(batch) = receiver.recv().await {
+            shard.handle(self.node.epoch.now(), ShardInput::Loaded(batch));
+        }
+        reading.await??;
+        self.tenure = Some(Tenure::whole(number, shard));
+        Ok(())
+    }
+
+    fn take(&mut self, now: Now, admitted: Admitted<ShardMsg>) {
+        if matches!(admitted.msg, ShardMsg::Own) && self.tenure.is_none() {
+            let (number, shard) = self.empty();
+            self.tenure = Some(Tenure::begin(number, shard, &self.node, self.index));
+            return;
+        }
+        let Some(tenure) = &mut self.tenure else { return self.turn_away(admitted.msg) };
+        let about = match &admitted.msg {
+            ShardMsg::Input(input) => input.aor(),
+            ShardMsg::Inspect { aor, .. } => Some(aor),
+            _ => None,
+        };
+        if let Some(aor) = about
+            && tenure.must_wait(&self.node, self.index, aor)
+        {
+            let aor = aor.clone();
+            return tenure.hold(aor, admitted);
+        }
+        match admitted.msg {
+            ShardMsg::Input(input) => tenure.shard.handle(now, input),
+            ShardMsg::Inputs(inputs) => inputs.into_iter().for_each(|input| tenure.shard.handle(now, input)),
+            ShardMsg::DeadlineReached => tenure.shard.handle_timeout(now),
+            // Whoever asked may have gone.
+            ShardMsg::Inspect { aor, reply } => _ = reply.send(tenure.shard.record(&aor)),
+            ShardMsg::Own => {}
+            ShardMsg::Leave { done } => {
+                let held = tenure.held();
+                tenure.shard.hand_over(now);
+                tenure.leaving = Some(done);
+                held.into_iter().for_each(|admitted| self.turn_away(admitted.msg));
+            }
+            ShardMsg::Filled { tenure: number, filled } => {
+                if number == tenure.number {
+                    let freed = tenure.filled(now, filled);
+                    freed.into_iter().for_each(|admitted| self.take(now, admitted));
                 }
             }
-            // Nobody to take it: the shard's start was given up.
-            let _ = sender.blocking_send(batch);
-            Ok::<(), StoreError>(())
-        });
-        while let Some(batch) = receiver.recv().await {
-            self.shard.handle(self.node.epoch.now(), ShardInput::Loaded(batch));
         }
-        Ok(reading.await??)
+    }
+
+    /// The shard is not here.
+    fn turn_away(&self, msg: ShardMsg) {
+        match msg {
+            ShardMsg::Input(input) => {
+                if let Some(asker) = input.asker() {
+                    self.node.events.deliver(asker, HomeEvent::Moved);
+                }
+            }
+            ShardMsg::Inputs(inputs) => {
+                inputs.into_iter().for_each(|input| self.turn_away(ShardMsg::Input(input)));
+            }
+            // Dropping a sender tells whoever waits.
+            _ => {}
+        }
     }
 
     /// Does what the shard wants done.
     fn flush(&mut self, now: Now) {
-        while let Some(output) = self.shard.poll_output() {
+        while let Some(output) = self.tenure.as_mut().and_then(|tenure| tenure.shard.poll_output()) {
             match output {
                 ShardOutput::Reply { to, event } => self.node.events.deliver(to, event),
                 ShardOutput::Write { write, aor, record } => self.write(now, Write { id: write, aor, value: record }),
                 ShardOutput::Push(order) => self.push(now, *order),
             }
         }
-        self.node.alarm.set(self.index, self.shard.poll_timeout());
+        if let Some(gone) = self.tenure.take_if(|tenure| tenure.leaving.is_some() && tenure.shard.is_settled())
+            && let Some(done) = gone.leaving
+        {
+            // Whoever wanted the shard gone may have stopped waiting for it.
+            let _ = done.send(());
+        }
+        let due = self.tenure.as_ref().and_then(|tenure| tenure.shard.poll_timeout());
+        self.node.alarm.set(self.index, due);
     }
 
     fn write(&mut self, now: Now, write: Write) {
@@ -219,7 +301,9 @@ impl Running {
         self.node.writing.fetch_add(1, Ordering::AcqRel);
         if self.node.replica.write(self.index, write).is_err() {
             self.node.writing.fetch_sub(1, Ordering::AcqRel);
-            self.shard.handle(now, ShardInput::Written { write: id, result: Err(StoreError::Full) });
+            if let Some(tenure) = &mut self.tenure {
+                tenure.shard.handle(now, ShardInput::Written { write: id, result: Err(StoreError::Full) });
+            }
         }
     }
 

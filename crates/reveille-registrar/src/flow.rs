@@ -130,6 +130,8 @@ pub enum Liveness {
     },
     /// A datagram peer: nothing can be known without sending.
     Connectionless,
+    /// The flow is another node's, and only that node knows.
+    Elsewhere,
 }
 
 /// Asks whoever owns flows for their state. Never blocks: a look into a table.

@@ -51,6 +51,8 @@ pub struct RegistrarConfig {
     pub queue: usize,
     /// Shards filled at a time.
     pub hydration: usize,
+    /// Whether this node shares the shards with others: it starts with none, and is given them by [`Registrar::acquire`].
+    pub assigned: bool,
     /// How often a shard may fail before the process gives up.
     pub restarts: RestartPolicy,
     /// The registrar's metrics.
@@ -69,6 +71,7 @@ impl RegistrarConfig {
             shard: ShardConfig::default(),
             queue: 1024,
             hydration: 8,
+            assigned: false,
             restarts: RestartPolicy::default(),
             metrics,
             runtime,
@@ -109,6 +112,8 @@ impl Registrar {
             metrics: config.metrics,
             config: config.shard,
             map: (0..shards).map(|_| ArcSwapOption::empty()).collect(),
+            owned: (0..shards).map(|_| AtomicBool::new(!config.assigned)).collect(),
+            assigned: config.assigned,
             alarm: Alarm::new(shards),
             hydration: Arc::new(Semaphore::new(config.hydration.max(1))),
             writing: AtomicUsize::new(0),
@@ -121,17 +126,21 @@ impl Registrar {
         let mut starting = JoinSet::new();
         for index in 0..shards {
             let (node, refusals, queue) = (Arc::clone(&node), refusals.clone(), config.queue);
-            let starts = Arc::new(AtomicU32::new(0));
+            let tenures = Arc::new(AtomicU32::new(0));
             let child = Child::new("shard", move |supervisor| {
                 let (node, refusals) = (Arc::clone(&node), refusals.clone());
-                let incarnation = starts.fetch_add(1, Ordering::Relaxed);
+                let tenures = Arc::clone(&tenures);
                 async move {
                     // Whoever asks while the shard is down hears so, and not from the one that failed.
                     node.publish(index, None);
-                    let start = Start { index, incarnation, node: Arc::clone(&node) };
+                    let start = Start { index, tenures, node: Arc::clone(&node) };
                     let (actor, _) = ShardActor::spawn_linked(None, ShardActor, start, supervisor).await?;
                     let cell = actor.get_cell();
                     node.publish(index, Some(Gate::new(actor, queue, refusals)));
+                    // It was this node's when its actor failed, or became so while there was none.
+                    if node.assigned && node.is_owned(index) {
+                        node.tell(index, ShardMsg::Own);
+                    }
                     // A deadline that came before the shard could be found is made up for.
                     node.tell(index, ShardMsg::DeadlineReached);
                     Ok(cell)
@@ -148,6 +157,7 @@ impl Registrar {
     }
 
     /// Sends an input to the shard of `aor`. Never waits. Requests need room at the gate; facts and results always get in.
+    /// Where the shard is another node's, whoever asked is told [`HomeEvent::Moved`].
     ///
     /// # Errors
     /// Gives a request back that found no room, or whose shard is down: the caller answers 503 with Retry-After.
@@ -159,7 +169,15 @@ impl Registrar {
         if is_request && self.0.draining.load(Ordering::Acquire) {
             return Err(Refused::Stopped(Some(input)));
         }
-        let slot = self.0.node.map.get(usize::from(self.shard_of(aor)));
+        let (node, shard) = (&self.0.node, self.shard_of(aor));
+        if !node.is_owned(shard) {
+            // It has gone since its owner was looked up; a fact about it is no concern of this node any more.
+            if let Some(asker) = input.asker() {
+                node.events.deliver(asker, HomeEvent::Moved);
+            }
+            return Ok(());
+        }
+        let slot = node.map.get(usize::from(shard));
         let Some(gate) = slot.and_then(|slot| slot.load_full()) else { return Err(Refused::Stopped(Some(input))) };
         let msg = ShardMsg::Input(input);
         let sent = if is_request { gate.try_send(msg) } else { gate.tell(msg) };
@@ -176,7 +194,8 @@ impl Registrar {
     /// # Errors
     /// [`Busy`] where the shard is down or has no room.
     pub async fn inspect(&self, aor: &Aor) -> Result<Option<Record>, Busy> {
-        let slot = self.0.node.map.get(usize::from(self.shard_of(aor)));
+        let shard = self.shard_of(aor);
+        let slot = self.0.node.map.get(usize::from(shard)).filter(|_| self.0.node.is_owned(shard));
         let gate = slot.and_then(|slot| slot.load_full()).ok_or(Busy)?;
         let (reply, answer) = oneshot::channel();
         gate.try_send(ShardMsg::Inspect { aor: aor.clone(), reply }).map_err(|_| Busy)?;
@@ -190,7 +209,30 @@ impl Registrar {
 
     /// How many shards serve at this moment; a node is ready when all do.
     pub fn serving(&self) -> usize {
-        self.0.node.map.iter().filter(|slot| slot.load().is_some()).count()
+        let slots = self.0.node.map.iter().zip(&self.0.node.owned);
+        slots.filter(|(slot, owned)| owned.load(Ordering::Acquire) && slot.load().is_some()).count()
+    }
+
+    /// This node owns `shard` from now on, as far as it knows, and serves it at once: what is asked for is read from the
+    /// replica first, the rest follows in the background.
+    pub fn acquire(&self, shard: u16) {
+        let node = &self.0.node;
+        let Some(owned) = node.owned.get(usize::from(shard)) else { return };
+        // First the word, then the requests: they queue behind it.
+        node.tell(shard, ShardMsg::Own);
+        owned.store(true, Ordering::Release);
+    }
+
+    /// This node owns `shard` no longer. Takes nothing new for it at once, tells whoever waits to ask its next owner, and
+    /// returns when nothing of it is on its way to the replica any more. Memory of it is gone then.
+    pub async fn release(&self, shard: u16) {
+        let node = &self.0.node;
+        let Some(owned) = node.owned.get(usize::from(shard)) else { return };
+        owned.store(false, Ordering::Release);
+        let (done, gone) = oneshot::channel();
+        node.tell(shard, ShardMsg::Leave { done });
+        // An error where the shard was not there, or its actor has failed: it is not there now.
+        let _ = gone.await;
     }
 
     /// Takes no new requests, waits until nobody waits in a bucket and every record has its verdict, and stops the shards;

@@ -3,7 +3,7 @@
 //! A shard never waits for the store. It hands a record over, goes on, and hears the verdict later as
 //! [`Acks::written`]; the 200 of the REGISTER leaves then and not before (S-108, P-170).
 
-use std::sync::Arc;
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
@@ -26,7 +26,15 @@ pub trait Replica: Send + Sync {
     /// # Errors
     /// [`StoreError`] when the shard cannot be read now, or an item of the iterator when reading fails on the way.
     fn load(&self, shard: u16) -> Result<RecordStream, StoreError>;
+
+    /// One record; `None` where there is none. A shard that is still being filled asks for those that are wanted now.
+    ///
+    /// The future fails with [`StoreError`] when the record cannot be read now.
+    fn read(&self, shard: u16, aor: &Aor) -> Reading;
 }
+
+/// A record on its way from the store.
+pub type Reading = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError>> + Send>>;
 
 /// The records of a shard, one at a time: address-of-record and value.
 pub type RecordStream = Box<dyn Iterator<Item = Result<(Aor, Bytes), StoreError>> + Send>;

@@ -204,6 +204,25 @@ impl Shard {
         self.count();
     }
 
+    /// The shard goes to another node: whoever waits is told to ask there. Writes that have no verdict yet still get theirs.
+    pub fn hand_over(&mut self, now: Now) {
+        self.now = Some(now);
+        let waited_for: Vec<Aor> = self.active.keys().cloned().collect();
+        for aor in waited_for {
+            let waiters = self.active.get(&aor).map(Active::waiters).unwrap_or_default();
+            for waiter in waiters {
+                self.handle(now, ShardInput::Leave { aor: aor.clone(), waiter });
+                self.reply(waiter, HomeEvent::Moved);
+            }
+        }
+        self.count();
+    }
+
+    /// Whether every write has its verdict.
+    pub fn is_settled(&self) -> bool {
+        self.writes.is_empty()
+    }
+
     /// The number of bindings, expired ones until they were visited.
     pub fn bindings(&self) -> u64 {
         self.table.bindings()
@@ -288,7 +307,8 @@ impl Shard {
             return;
         };
         let liveness = self.flows.liveness(&flow);
-        let is_gone = liveness == Liveness::Gone;
+        // What its own node has reported is not to be asked again.
+        let is_gone = matches!(liveness, Liveness::Gone | Liveness::Elsewhere);
         // Heard just now: this is not the flow that failed, the phone has come back meanwhile.
         let is_awake = matches!(liveness, Liveness::Open { last_heard }
             if now.mono.saturating_duration_since(last_heard) <= self.config.awake_window);

@@ -21,7 +21,7 @@ pub struct Edit<'m> {
     /// Every new value, one behind the other, so that a set of changes costs one allocation.
     text: Vec<u8>,
     request_uri: Option<Text>,
-    /// Values written above everything, newest on top: Via.
+    /// Lines written above everything, newest on top: Via.
     top: SmallVec<[Text; 2]>,
     /// Lines written above the first line of their name, newest on top.
     before: SmallVec<[(HeaderId, Text); 4]>,
@@ -83,8 +83,11 @@ impl<'m> Edit<'m> {
 
     /// Puts a Via value on top.
     pub fn push_via(&mut self, value: &str) {
-        let value = self.keep(value);
-        self.top.push(value);
+        let start = self.text.len() as u32;
+        self.text.put(b"Via: ");
+        write_value(&mut self.text, value);
+        self.text.put(b"\r\n");
+        self.top.push(Text { start, end: self.text.len() as u32 });
     }
 
     /// Takes the topmost Via value off; once more, the one below it.
@@ -219,7 +222,7 @@ impl<'m> Edit<'m> {
 
     /// As many octets as the changed message may need.
     fn room(&self) -> usize {
-        let added = 8 * self.top.len() + 28 * (self.before.len() + self.after.len()) + 32;
+        let added = 28 * (self.before.len() + self.after.len()) + 32;
         self.message.index().body + self.body().len() + self.text.len() + added
     }
 
@@ -229,8 +232,8 @@ impl<'m> Edit<'m> {
         let mut copied = 0;
         if self.request_uri.is_some() || !self.top.is_empty() || !message.is_canonical_version() {
             self.write_start_line(out);
-            for value in self.top.iter().rev() {
-                write_line_named(out, b"Via", self.read(*value));
+            for line in self.top.iter().rev() {
+                out.put(self.read(*line));
             }
             copied = message.index().headers;
         }
@@ -245,9 +248,9 @@ impl<'m> Edit<'m> {
             let Some(line) = lines.get(at) else { break };
             if line.id == HeaderId::ContentLength {
                 // Always our own count of octets (S-025), and only one line of it.
-                if length_written || !is_length_line(message.raw(line.whole), body.len()) {
-                    copy(out, message, copied, line.whole.start);
-                    copied = line.whole.end as usize;
+                if length_written || !is_length_line(message.raw(line.whole()), body.len()) {
+                    copy(out, message, copied, line.start);
+                    copied = line.end as usize;
                     if !length_written {
                         write_length(out, body.len());
                     }
@@ -257,13 +260,13 @@ impl<'m> Edit<'m> {
             }
             let first = written & line.id.bit() == 0;
             let fresh = first && self.before.iter().any(|(id, _)| *id == line.id);
-            let verdict = self.verdict(at, line.id, message.raw(line.name), first);
+            let verdict = self.verdict(at, line.id, message.raw(line.name()), first);
             if !fresh && matches!(verdict, Verdict::Keep) {
                 continue;
             }
             if fresh {
-                copy(out, message, copied, line.whole.start);
-                copied = line.whole.start as usize;
+                copy(out, message, copied, line.start);
+                copied = line.start as usize;
                 self.write_before(out, line.id);
             }
             if first && (fresh || matches!(verdict, Verdict::Replace(_))) {
@@ -273,15 +276,20 @@ impl<'m> Edit<'m> {
                 Verdict::Keep => {}
                 Verdict::Replace(value) => {
                     // The name as it came leaves with the lines above it.
-                    copy(out, message, copied, line.name.end);
-                    out.put(b": ");
+                    let between = line.name_end() as usize..line.value.start as usize;
+                    if message.bytes().get(between) == Some(b": ") {
+                        copy(out, message, copied, line.value.start);
+                    } else {
+                        copy(out, message, copied, line.name_end());
+                        out.put(b": ");
+                    }
                     out.put(value);
                     // So do its line end and the lines below.
-                    copied = (line.whole.end as usize).saturating_sub(2);
+                    copied = (line.end as usize).saturating_sub(2);
                 }
                 Verdict::Drop => {
-                    copy(out, message, copied, line.whole.start);
-                    copied = line.whole.end as usize;
+                    copy(out, message, copied, line.start);
+                    copied = line.end as usize;
                 }
             }
         }

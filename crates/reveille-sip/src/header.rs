@@ -94,11 +94,13 @@ impl HeaderId {
     #[inline]
     pub(crate) fn before_colon(line: &[u8; 16]) -> Option<(Self, usize)> {
         let octets = u8x16::new(*line);
-        let length = octets.simd_eq(u8x16::splat(b':')).to_bitmask().trailing_zeros() as usize;
+        let colon = octets.simd_eq(u8x16::splat(b':')).to_bitmask();
+        let length = (u32::from(colon as u16) | 1 << 16).trailing_zeros() as usize;
         let last = line.get(length.wrapping_sub(1))?;
         let slot = &SLOTS.1[slot(length, line[0], *last, SLOTS.0)];
         let same = octets.simd_eq(u8x16::new(slot.begin())).to_bitmask();
-        (slot.length == length && same.trailing_ones() as usize >= length).then_some((slot.id, length))
+        let whole = (1_u32 << length) - 1;
+        (slot.length == length && u32::from(same as u16) & whole == whole).then_some((slot.id, length))
     }
 
     /// A bit of its own.

@@ -35,7 +35,7 @@ impl Message {
         Self::parse_framed(bytes.into(), limits)
     }
 
-    /// As [`Self::parse`], without looking again at what a [`crate::frame::Framer`] has looked at.
+    /// As [`Self::parse`], without looking again at what a [`crate::frame::Framer`] has looked at and held to its own limits.
     ///
     /// # Errors
     /// As [`Self::parse`].
@@ -45,16 +45,16 @@ impl Message {
             return Err(ParseError::new(513, "Message Too Large"));
         }
         let is_cut = index.is_some();
-        let plain = match index {
-            Some(index) => Some(index),
+        let index = match index {
+            Some(index) => index,
             None => {
                 let mut reader = Reader::new();
-                (reader.read(&bytes) == Progress::Whole).then(|| reader.into_index())
+                if reader.read(&bytes) == Progress::Whole && reader.index().is_within(limits) {
+                    reader.into_index()
+                } else {
+                    careful::index(&mut bytes, limits)?
+                }
             }
-        };
-        let index = match plain {
-            Some(index) if index.is_within(limits) => index,
-            _ => careful::index(&mut bytes, limits)?,
         };
         let rest = bytes.len().saturating_sub(index.body);
         // What was cut off by its Content-Length need not be asked for it again; of a datagram all may be body.
@@ -116,7 +116,7 @@ impl Message {
 
     /// The first line's value, trimmed; `None` if absent or not UTF-8.
     pub fn value(&self, id: HeaderId) -> Option<&str> {
-        self.text(self.index.lines().get(self.index.first_of(id)?)?.value)
+        self.text(self.index.first_line(id)?.value)
     }
 
     /// The value of every line of a header, trimmed, in order. Lines that are not UTF-8 are passed over.
@@ -129,7 +129,7 @@ impl Message {
         self.index
             .lines()
             .iter()
-            .filter(move |l| self.raw(l.name).eq_ignore_ascii_case(name.as_bytes()))
+            .filter(move |l| self.raw(l.name()).eq_ignore_ascii_case(name.as_bytes()))
             .filter_map(|l| self.text(l.value))
     }
 

@@ -55,22 +55,27 @@ pub(crate) fn semicolons(bytes: &[u8]) -> Option<u128> {
     let look = |chunk: &[u8; 16]| {
         let octets = u8x16::new(*chunk);
         let others = octets.simd_eq(comma) | octets.simd_eq(quote) | octets.simd_eq(open);
-        (others.to_bitmask() == 0).then(|| u128::from(octets.simd_eq(semicolon).to_bitmask()))
+        (others.to_bitmask() == 0).then(|| octets.simd_eq(semicolon).to_bitmask() as u16)
     };
     if bytes.len() > 128 {
         return None;
     }
     let (chunks, tail) = bytes.as_chunks::<16>();
-    let mut marks = 0;
-    for (number, chunk) in chunks.iter().enumerate() {
-        marks |= look(chunk)? << (16 * number);
+    let mut parts = [[0; 2]; 8];
+    for (part, chunk) in parts.iter_mut().zip(chunks) {
+        *part = look(chunk)?.to_le_bytes();
     }
-    if !tail.is_empty() {
-        let mut chunk = [0; 16];
-        chunk.get_mut(..tail.len())?.copy_from_slice(tail);
-        marks |= look(&chunk)? << (16 * chunks.len());
-    }
-    Some(marks)
+    let marks = parts.as_flattened().first_chunk().map_or(0, |parts| u128::from_le_bytes(*parts));
+    Some(match bytes.last_chunk() {
+        _ if tail.is_empty() => marks,
+        // The tail with what stands before it, which is marked alike.
+        Some(chunk) => marks | u128::from(look(chunk)?) << (bytes.len() - 16),
+        None => {
+            let mut chunk = [0; 16];
+            chunk.get_mut(..tail.len())?.copy_from_slice(tail);
+            u128::from(look(&chunk)?)
+        }
+    })
 }
 
 /// Where the first octet stands that `marks` marks with its high bit, as `is_marked` says of one alone.

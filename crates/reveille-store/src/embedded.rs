@@ -7,7 +7,8 @@ use std::thread::{self, JoinHandle};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use reveille_registrar::replica::{Acks, RecordStream, Replica, StoreError, StoreFull, Write};
+use reveille_registrar::aor::Aor;
+use reveille_registrar::replica::{Acks, Reading, RecordStream, Replica, StoreError, StoreFull, Write};
 use reveille_runtime::clock;
 
 use crate::directory::{Directory, Fault, OpenError};
@@ -149,6 +150,18 @@ impl Replica for EmbeddedStore {
             return Err(StoreError::Unavailable);
         }
         Ok(self.shared.engine.shard(shard))
+    }
+
+    fn read(&self, shard: u16, aor: &Aor) -> Reading {
+        let (shared, aor) = (Arc::clone(&self.shared), aor.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            if shared.queue.wait_for_earlier() {
+                shared.engine.record(shard, &aor)
+            } else {
+                Err(StoreError::Unavailable)
+            }
+        });
+        Box::pin(async { read.await.unwrap_or(Err(StoreError::Unavailable)) })
     }
 }
 

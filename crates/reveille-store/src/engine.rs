@@ -93,6 +93,15 @@ impl Engine {
         batch.commit()
     }
 
+    /// One record.
+    pub(crate) fn record(&self, shard: u16, aor: &Aor) -> Result<Option<Bytes>, StoreError> {
+        let value = self.records.get(key(shard, aor)).map_err(|error| {
+            tracing::error!(%error, "record cannot be read from the store");
+            StoreError::Unavailable
+        })?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
     /// The records of a shard as they are now; later writes do not show.
     pub(crate) fn shard(&self, shard: u16) -> RecordStream {
         Box::new(self.records.prefix(shard.to_be_bytes()).map(|entry| {

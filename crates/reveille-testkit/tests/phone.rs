@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use reveille_testkit::ca::LabCa;
 use reveille_testkit::pns::{DeviceKind, LabConfig, LabPns};
-use reveille_testkit::ua::{Ending, Phone, PushParams, SleepyConfig, SleepyPhone, Step, Transport};
+use reveille_testkit::ua::{Ending, Method, Phone, PushParams, SleepyConfig, SleepyPhone, Step, Transport};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use support::proxy::Proxy;
@@ -110,6 +110,38 @@ async fn a_call_runs_through_and_either_side_hangs_up() {
         "the PURR is the peer's to see (P-108)"
     );
     assert!(!String::from_utf8(bob.transcript()).unwrap().contains("pn-prid"));
+}
+
+/// RFC 3261 §12.2.1.2: nothing about a re-INVITE says where its ACK has to pass, except the dialog.
+#[tokio::test]
+async fn a_changed_call_is_acknowledged_along_the_route_set() {
+    let proxy = Proxy::start(None).await;
+    let alice = registered(&proxy, "alice").await;
+    let mut bob = registered(&proxy, "bob").await;
+    let mut call = alice.invite("sip:bob@example.com").unwrap();
+    let mut offered = bob.expect_invite(SOON).await.unwrap();
+    offered.answer().unwrap();
+    call.final_response(SOON).await.unwrap();
+    offered.expect_ack(SOON).await.unwrap();
+    let (changed, again) = tokio::join!(call.request(Method::Invite, SOON), async {
+        let again = offered.expect_request("INVITE", SOON).await.unwrap().message;
+        offered.respond_to(&again, 200, "OK").unwrap();
+        again
+    });
+    let changed = changed.unwrap();
+    assert_eq!((changed.code(), changed.header("Record-Route")), (200, None));
+    assert_eq!(offered.expect_ack(SOON).await.unwrap().message.cseq().0, again.cseq().0);
+    let (changed, ()) = tokio::join!(offered.request(Method::Invite, SOON), async {
+        let again = call.expect_request("INVITE", SOON).await.unwrap().message;
+        call.respond_to(&again, 200, "OK").unwrap();
+        call.expect_request("ACK", SOON).await.unwrap();
+    });
+    assert_eq!(changed.unwrap().code(), 200);
+    let acks: Vec<_> = proxy.seen().into_iter().filter(|one| one.method() == "ACK").collect();
+    assert_eq!(acks.len(), 3, "one for each INVITE");
+    for ack in acks {
+        assert_eq!(ack.values("Route"), ["<sip:proxy;lr>"]);
+    }
 }
 
 #[tokio::test]

@@ -2,20 +2,26 @@
 //! (§9.1). Both copy what identifies the INVITE from the bytes that were sent.
 
 use bytes::Bytes;
+use reveille_sip::rsip::{
+    Header, Method, Request, Uri, Version,
+    common::uri::Host,
+    headers::{self, UntypedHeader as _},
+    typed,
+};
 use reveille_sip::{header::HeaderId, limits::Limits, message::Message};
 
 /// The ACK for `response` to the INVITE in `invite`: same branch, Request-URI and Route, To from the response, one Via.
 pub(crate) fn ack(invite: &Bytes, response: &Message) -> Option<Bytes> {
     let invite = own(invite)?;
     let to = response.value(HeaderId::To).or_else(|| invite.value(HeaderId::To))?;
-    derive(&invite, "ACK", to, None)
+    derive(&invite, Method::Ack, to, None)
 }
 
 /// The CANCEL for the INVITE in `invite`, with a Reason where there is one to give (RFC 3326).
 pub(crate) fn cancel(invite: &Bytes, reason: Option<&str>) -> Option<Bytes> {
     let invite = own(invite)?;
     let to = invite.value(HeaderId::To)?;
-    derive(&invite, "CANCEL", to, reason)
+    derive(&invite, Method::Cancel, to, reason)
 }
 
 /// Reads back bytes that passed our limits once; they are not checked against them again.
@@ -53,36 +59,21 @@ const LENIENT: usize = 1 << 24;
 /// Our own Via is the first header of what we forward, right below a start line that is seldom longer than this.
 const SEARCHED: usize = 4096;
 
-fn derive(invite: &Message, method: &str, to: &str, reason: Option<&str>) -> Option<Bytes> {
-    let via = invite.values(HeaderId::Via).next()?;
-    let cseq = invite.cseq().ok()?.number;
-    let mut text = String::with_capacity(512);
-    text.push_str(method);
-    text.push(' ');
-    text.push_str(invite.request_uri());
-    text.push_str(" SIP/2.0\r\n");
-    line(&mut text, "Via", via);
-    for route in invite.lines(HeaderId::Route) {
-        line(&mut text, "Route", route);
-    }
-    line(&mut text, "Max-Forwards", "70");
-    line(&mut text, "From", invite.value(HeaderId::From)?);
-    line(&mut text, "To", to);
-    line(&mut text, "Call-ID", invite.call_id().ok()?);
-    line(&mut text, "CSeq", &format!("{cseq} {method}"));
-    if let Some(reason) = reason.filter(|reason| !reason.is_empty()) {
-        line(&mut text, "Reason", reason);
-    }
-    line(&mut text, "Content-Length", "0");
-    text.push_str("\r\n");
-    Some(Bytes::from(text))
-}
-
-fn line(text: &mut String, name: &str, value: &str) {
-    text.push_str(name);
-    text.push_str(": ");
-    text.push_str(value);
-    text.push_str("\r\n");
+fn derive(invite: &Message, method: Method, to: &str, reason: Option<&str>) -> Option<Bytes> {
+    let mut headers: Vec<Header> = vec![headers::Via::new(invite.values(HeaderId::Via).next()?).into()];
+    headers.extend(invite.lines(HeaderId::Route).map(|route| headers::Route::new(route).into()));
+    headers.extend([
+        headers::MaxForwards::from(70).into(),
+        headers::From::new(invite.value(HeaderId::From)?).into(),
+        headers::To::new(to).into(),
+        headers::CallId::new(invite.call_id().ok()?).into(),
+        typed::CSeq { seq: invite.cseq().ok()?.number, method }.into(),
+    ]);
+    headers.extend(reason.filter(|one| !one.is_empty()).map(|one| Header::Other("Reason".to_owned(), one.to_owned())));
+    headers.push(headers::ContentLength::from(0).into());
+    // As it was sent, octet by octet: rsip's own reader of URIs would change it.
+    let uri = Uri { scheme: None, ..Host::Domain(invite.request_uri().into()).into() };
+    Some(Request { method, uri, version: Version::V2, headers: headers.into(), body: Vec::new() }.into())
 }
 
 #[cfg(test)]
@@ -125,6 +116,23 @@ mod tests {
         assert_eq!(cancel.value(HeaderId::Reason), Some(reason));
         assert_eq!(cancel.cseq().unwrap().number, invite.cseq().unwrap().number);
         assert!(!cancel.has(HeaderId::Require) && !cancel.has(HeaderId::ProxyRequire));
+    }
+
+    /// rsip's own reader would print this URI with `transport=TLS`, and nothing from the `:` on.
+    #[test]
+    fn nothing_copied_is_changed_s046() {
+        let uri = "sip:a.b@[2001:db8::1]:5061;transport=tls;pn-prid=x:y&z?h=1";
+        let invite = String::from_utf8(forwarded_invite("z9hG4bK-out").to_vec()).unwrap();
+        let invite = Bytes::from(invite.replacen("sip:bob@10.0.0.9", uri, 1));
+        assert_eq!(
+            cancel(&invite, None).unwrap(),
+            format!(
+                "CANCEL {uri} SIP/2.0\r\nVia: SIP/2.0/UDP proxy.example:5060;branch=z9hG4bK-out\r\nRoute: <sip:edge.example;lr>\r\n\
+                 Route: <sip:next.example;lr>, <sip:last.example;lr>\r\nMax-Forwards: 70\r\n\
+                 From: <sip:alice@example.com>;tag=from-1\r\nTo: <sip:bob@example.com>\r\nCall-ID: call-1\r\nCSeq: 1 CANCEL\r\n\
+                 Content-Length: 0\r\n\r\n"
+            )
+        );
     }
 
     #[test]

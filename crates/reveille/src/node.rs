@@ -4,6 +4,7 @@
 mod keys;
 mod run;
 mod settings;
+mod storage;
 
 use std::{
     net::SocketAddr,
@@ -24,24 +25,28 @@ use reveille_proxy::{
     home::Homes,
     ingress::Ingress,
     metrics::Metrics,
-    peers::Alone,
+    peers::{Alone, Peers},
     worker::Workers,
 };
 use reveille_push::PushServices;
-use reveille_registrar::{HomeEvents, Registrar, Replica};
+use reveille_registrar::{HomeEvents, Registrar};
 use reveille_runtime::{
     RuntimeMetrics,
     metrics::build_info,
     supervise::{Fatal, FatalWatch},
 };
-use reveille_store::{EmbeddedStore, StoreConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::run::run;
+use self::storage::{Opened, Storage};
 use crate::{
-    admin::{AdminServer, Health, Reason, api::Api},
-    config::{Config, Store},
+    admin::{
+        AdminServer, Health, Reason,
+        api::{self, Api},
+    },
+    cluster::{self, ClusterKeys, Membership, View},
+    config::Config,
 };
 
 /// How long the start waits for push credentials to be fetched; a push service that is away does not hold up a node.
@@ -56,7 +61,9 @@ pub struct Node {
     tasks: Vec<JoinHandle<()>>,
     registrar: Registrar,
     services: Services,
-    store: Arc<EmbeddedStore>,
+    storage: Storage,
+    /// There in a cluster.
+    membership: Option<Membership>,
     users: Option<Arc<FileUsers>>,
     shared: Arc<Shared>,
     admin: AdminServer,
@@ -87,16 +94,20 @@ impl Node {
         let admin = AdminServer::start(&config.admin, registry.clone(), health.clone(), api.router(), stop.clone())
             .await
             .with_context(|| format!("admin.addr: {} cannot be bound", config.admin.addr))?;
-        let keys = keys::NodeKeys::load(&config.node.data_dir)?;
+        let shared_keys = config.cluster.as_ref().map(ClusterKeys::load).transpose().context("cluster")?;
+        let tokens = match &shared_keys {
+            Some(keys) => keys.tokens(),
+            None => keys::NodeKeys::load(&config.node.data_dir)?.tokens,
+        };
         let hosting = Hosting::new(registry.clone(), runtime.clone(), fatal.clone());
         let services = reveille_pns::start(settings::push(&config)?, hosting).await?;
-        let edge = Edge::prepare(settings::edge(&config, &keys), &registry)?;
-        let store = open_store(&config, &registry).await?;
+        let edge = Edge::prepare(settings::edge(&config, tokens), &registry)?;
+        let Opened { storage, replica, fenced } = Storage::open(&config, shared_keys.as_ref(), &registry).await?;
         let count = config.node.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let (workers, seats) = Workers::new(count, config.limits.worker_queue);
         let registrar = Registrar::spawn(
             settings::registrar(&config, &registry, runtime, fatal)?,
-            Arc::clone(&store) as Arc<dyn Replica>,
+            Arc::clone(&replica),
             Arc::new(services.clone()) as Arc<dyn PushServices>,
             edge.table(),
             Arc::clone(&workers) as Arc<dyn HomeEvents>,
@@ -106,13 +117,18 @@ impl Node {
         let aliases = settings::proxy(&config).aliases;
         api.open(registrar.clone(), edge.table(), aliases);
         let users = load_users(&config)?;
+        let view = config.cluster.as_ref().map(|cluster| {
+            let (own, name) = (cluster::tag(&config.node.id), cluster.server_name.clone());
+            Arc::new(View::new(own, name, cluster.connections, settings::shards(&config)))
+        });
+        let peers = view.clone().map_or_else(|| Arc::new(Alone) as Arc<dyn Peers>, |view| view);
         let shared = Arc::new(Shared {
             settings: settings::proxy(&config),
             flows: edge.flows(),
             homes: Arc::new(registrar.clone()) as Arc<dyn Homes>,
-            peers: Arc::new(Alone),
+            peers,
             pushes: Arc::new(services.clone()),
-            auth: authenticator(&config, users.as_ref())?,
+            auth: authenticator(&config, users.as_ref(), shared_keys.as_ref())?,
             users: users.clone().map(|users| users as Arc<dyn Users>),
             metrics: Metrics::new(&registry)?,
             draining: AtomicBool::new(false),
@@ -121,6 +137,26 @@ impl Node {
         let tasks = seats.start(&shared);
         services.warm_up(WARM_UP).await;
         let edge = edge.start(Arc::clone(&workers) as Arc<dyn Ingress>);
+        let membership = match (&config.cluster, view, fenced, &storage) {
+            (Some(cluster), Some(view), Some(fenced), Storage::Redis(store)) => {
+                let info = storage::node_info(&config, cluster, edge.bound()).await?;
+                let watched = Arc::clone(&view);
+                let parts = cluster::Parts {
+                    info,
+                    member: storage::member(cluster),
+                    shards: settings::shards(&config),
+                    store: Arc::clone(store),
+                    registrar: registrar.clone(),
+                    view,
+                    fenced,
+                    health: health.clone(),
+                };
+                let membership = Membership::start(parts);
+                api.join(api::Cluster { status: membership.watch(), view: watched, replica });
+                Some(membership)
+            }
+            _ => None,
+        };
         health.started();
         for listener in edge.bound() {
             tracing::info!(transport = listener.transport.uri_param(), addr = %listener.addr, "listening");
@@ -132,7 +168,8 @@ impl Node {
             tasks,
             registrar,
             services,
-            store,
+            storage,
+            membership,
             users,
             shared,
             admin,
@@ -179,7 +216,7 @@ impl Node {
         loop {
             ticks.tick().await;
             for (reason, present) in
-                [(Reason::ConnectionLimit, self.edge.is_full()), (Reason::Store, !self.store.is_healthy())]
+                [(Reason::ConnectionLimit, self.edge.is_full()), (Reason::Store, !self.storage.is_healthy())]
             {
                 if present { self.health.raise(reason) } else { self.health.clear(reason) }
             }
@@ -189,11 +226,19 @@ impl Node {
     /// Takes nothing new, lets what waits come to its end, closes flows a few at a time, and stops. Takes at most
     /// `node.drain_timeout`.
     pub async fn drain(self) {
-        tracing::info!(timeout = ?self.drain_timeout, "draining");
+        // Not ready before the log says so: whoever reads "draining" may act on it.
         self.health.drain();
+        tracing::info!(timeout = ?self.drain_timeout, "draining");
         self.shared.draining.store(true, Ordering::Relaxed);
         self.edge.stop_accepting();
         let half = self.drain_timeout / 2;
+        if let Some(membership) = &self.membership
+            && !membership.drain(half).await
+        {
+            tracing::warn!(
+                "shards were still here when the drain's time was up; others take them when the lease is given back"
+            );
+        }
         self.registrar.drain(half).await;
         // Whoever waited gets its answer before its flow is closed.
         self.workers.settle().await;
@@ -209,25 +254,18 @@ impl Node {
 
     /// Stops at once; what is durable stays so.
     pub async fn stop(self) {
-        let Self { edge, tasks, registrar, services, store, admin, stop, .. } = self;
+        let Self { edge, tasks, registrar, services, storage, membership, admin, stop, .. } = self;
         edge.shutdown().await;
         tasks.iter().for_each(JoinHandle::abort);
         registrar.drain(Duration::ZERO).await;
-        services.drain(Duration::from_secs(1)).await;
-        if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
-            tracing::error!(%error, "the store's last writes may not have been acknowledged");
+        if let Some(membership) = membership {
+            membership.leave().await;
         }
+        services.drain(Duration::from_secs(1)).await;
+        storage.close().await;
         stop.cancel();
         admin.stopped().await;
     }
-}
-
-async fn open_store(config: &Config, registry: &Registry) -> anyhow::Result<Arc<EmbeddedStore>> {
-    let Store::Embedded { path } = &config.store;
-    let settings = StoreConfig::new(path, settings::shards(config));
-    let metrics = reveille_store::Metrics::new(registry)?;
-    let store = tokio::task::spawn_blocking(move || EmbeddedStore::open(&settings, metrics)).await??;
-    Ok(Arc::new(store))
 }
 
 fn load_users(config: &Config) -> anyhow::Result<Option<Arc<FileUsers>>> {
@@ -241,9 +279,17 @@ fn load_users(config: &Config) -> anyhow::Result<Option<Arc<FileUsers>>> {
     Ok(Some(Arc::new(users)))
 }
 
-fn authenticator(config: &Config, users: Option<&Arc<FileUsers>>) -> anyhow::Result<Option<Arc<Digest>>> {
+fn authenticator(
+    config: &Config,
+    users: Option<&Arc<FileUsers>>,
+    shared: Option<&ClusterKeys>,
+) -> anyhow::Result<Option<Arc<Digest>>> {
     let (Some(digest), Some(users)) = (&config.auth.digest, users) else { return Ok(None) };
-    let keys = NonceKeys::random().context("the system gives no random numbers")?;
+    // S-145: a nonce that one node issued is answered at any other.
+    let keys = match shared.map(ClusterKeys::nonces).as_deref() {
+        Some([current, others @ ..]) => NonceKeys::new(current, others.first().map(<[u8; 32]>::as_slice)),
+        _ => NonceKeys::random().context("the system gives no random numbers")?,
+    };
     let users = Arc::clone(users) as Arc<dyn Users>;
     Ok(Some(Arc::new(Digest::new(settings::digest(&config.auth.realm, digest), users, keys))))
 }

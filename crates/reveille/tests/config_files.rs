@@ -30,7 +30,7 @@ fn every_sample_configuration_is_good() {
         }
         samples += 1;
     }
-    assert_eq!(samples, 3);
+    assert_eq!(samples, 6);
 }
 
 #[test]
@@ -52,6 +52,8 @@ fn the_listing_reaches_into_every_kind_of_section() {
         ("node.drain_timeout", Some("\"30s\"")),
         ("listener[].transport", None),
         ("registrar.shards", Some("1024")),
+        ("store.redis.wait_time", Some("\"500ms\"")),
+        ("cluster.key_files", Some("[]")),
         ("push.apns.NAME.team_id", None),
         ("push.fcm.NAME.aliases", Some("[]")),
         ("push.webpush.subject", None),
@@ -74,7 +76,16 @@ fn put_named_files(folder: &Path, service_account: &str) {
     let made = rcgen::generate_simple_self_signed(vec!["sip.example.com".to_owned()]).unwrap();
     let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
     let p256 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
+    let node = rcgen::generate_simple_self_signed(vec!["reveille-node".to_owned()]).unwrap();
+    let (node_cert, node_key) = (node.cert.pem(), node.signing_key.serialize_pem());
     for (name, content) in [
+        ("cluster/node.pem", node_cert.as_str()),
+        ("cluster/node-key.pem", &node_key),
+        ("cluster/ca.pem", &node_cert),
+        ("cluster/secret", &"0f".repeat(32)),
+        ("cluster/secret-before", &"e1".repeat(32)),
+        ("redis/ca.pem", &cert),
+        ("redis/password", "hunter2\n"),
         ("tls/cert.pem", cert.as_str()),
         ("tls/key.pem", &key),
         ("tls/peers-ca.pem", &cert),

@@ -27,7 +27,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_reveille");
 #[tokio::test]
 async fn sigterm_drains() {
     let lab = Lab::start(LabOptions::default()).await.unwrap();
-    let environment = [("REVEILLE__NODE__DRAIN_TIMEOUT", "4s")];
+    let environment = [("REVEILLE__NODE__DRAIN_TIMEOUT", "8s")];
     let mut server = Server::start(Path::new(PROGRAM), &lab.config_file(), &environment).await;
     let mut alice = lab.phone("alice", Provider::Fcm, server.addr("tls")).unwrap().build();
     alice.connect().await.unwrap();

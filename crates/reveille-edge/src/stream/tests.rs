@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus::Registry;
 use proptest::prelude::*;
-use reveille_proxy::{egress::Flows, egress::SendError};
-use reveille_registrar::flow::{FlowProbe, FlowRef, Liveness, NodeTag};
+use reveille_proxy::egress::{Destination, Flows, SendError};
+use reveille_registrar::flow::{FlowProbe, FlowRef, Liveness, NodeTag, Transport};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::mpsc,
@@ -51,6 +51,7 @@ impl Bench {
             limits,
             timeouts: TimeoutSettings::default(),
             outbound: OutboundSettings { roots: Roots::None, ..OutboundSettings::default() },
+            cluster: None,
             tokens: TokenRing::random(),
             sip: reveille_sip::limits::Limits::default(),
         };
@@ -65,12 +66,25 @@ impl Bench {
     /// The phone's end of a new connection, and its flow.
     fn connect(&self, purpose: Purpose, pipe: usize) -> (DuplexStream, FlowRef) {
         let (ours, theirs) = tokio::io::duplex(pipe);
+        (theirs, self.accepted(purpose, ours))
+    }
+
+    fn accepted(&self, purpose: Purpose, ours: DuplexStream) -> FlowRef {
+        self.begin(purpose, ours, Origin::Accepted { listener: 0, local: "192.0.2.1:5060".parse().unwrap() })
+    }
+
+    fn dialled(&self, purpose: Purpose, ours: DuplexStream) -> FlowRef {
+        let address = "198.51.100.7:5071".parse().unwrap();
+        let destination = Destination { transport: Transport::Tls, address, server_name: None, lane: 0 };
+        self.begin(purpose, ours, Origin::Dialled(destination))
+    }
+
+    fn begin(&self, purpose: Purpose, ours: DuplexStream, origin: Origin) -> FlowRef {
         let core = self.edge.core();
-        let origin = Origin::Accepted { listener: 0, local: "192.0.2.1:5060".parse().unwrap() };
         let registration = core.table.register(&core, "198.51.100.7:40000".parse().unwrap(), purpose, origin);
         let flow = registration.link().flow;
         tokio::spawn(drive(ours, Framer::new(core.sip.clone()), registration, core, None));
-        (theirs, flow)
+        flow
     }
 
     async fn next(&mut self) -> Message {
@@ -202,14 +216,78 @@ async fn s225_idle_connection_is_closed_and_keepalives_count() {
     assert_eq!(quiet.elapsed().as_secs(), 20 * 60);
 }
 
-// S-225: nodes of the cluster may connect before they have something to say.
+// S-225: nodes of the cluster may connect before they have something to say; but from whoever sends no keep-alives either,
+// nothing more is to be expected.
 #[tokio::test(start_paused = true)]
 async fn cluster_connections_need_not_speak_first() {
     let mut bench = Bench::new(LimitsSettings::default());
-    let (_peer, flow) = bench.connect(Purpose::Cluster, 4096);
+    let (mut peer, flow) = bench.connect(Purpose::Cluster, 4096);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        peer.write_all(b"\r\n\r\n").await.unwrap();
+    }
+    let begun = Instant::now();
+    assert_eq!(bench.closed.recv().await, Some(flow));
+    assert_eq!(begun.elapsed().as_millis(), 1_500);
+}
+
+// RFC 5626 §4.4.1: a node that takes what is sent and never answers is given up, and the proxy hears of it, within two seconds.
+#[tokio::test(start_paused = true)]
+async fn silence_of_another_node_is_noticed() {
+    let mut bench = Bench::new(LimitsSettings::default());
+    let (ours, mut peer) = tokio::io::duplex(4096);
+    let flow = bench.dialled(Purpose::Cluster, ours);
+    let begun = Instant::now();
+    // Messages of our own do not count as a sign of the other's life.
+    for n in 0..7 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        bench.edge.table().send(&flow, Bytes::from(format!("message {n}"))).unwrap();
+    }
+    assert_eq!(bench.closed.recv().await, Some(flow));
+    assert_eq!(begun.elapsed().as_millis(), 1_500);
+    let sent = read_all(&mut peer).await;
+    assert_eq!((sent.matches("\r\n\r\n").count(), sent.matches("message").count()), (2, 7));
+}
+
+// A message is as good a sign of life as an answer.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_talks_is_alive() {
+    let mut bench = Bench::new(LimitsSettings::default());
+    let (ours, mut peer) = tokio::io::duplex(64 * 1024);
+    let flow = bench.dialled(Purpose::Cluster, ours);
+    for n in 0..20 {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        peer.write_all(request("OPTIONS", &n.to_string()).as_bytes()).await.unwrap();
+        bench.next().await;
+    }
+    assert!(matches!(bench.edge.table().liveness(&flow), Liveness::Open { .. }));
+}
+
+// Two nodes with nothing to say keep their connection, by one keep-alive and one answer each half second and no more: two
+// answers in a row look like a keep-alive, and must not be answered in turn.
+#[tokio::test(start_paused = true)]
+async fn idle_nodes_stay_connected() {
+    let mut bench = Bench::new(LimitsSettings::default());
+    let (ours, theirs) = tokio::io::duplex(4096);
+    let (dialled, accepted) = (bench.dialled(Purpose::Cluster, ours), bench.accepted(Purpose::Cluster, theirs));
+    tokio::time::sleep(Duration::from_millis(60_250)).await;
+    for flow in [dialled, accepted] {
+        assert!(matches!(bench.edge.table().liveness(&flow), Liveness::Open { .. }));
+    }
+    assert_eq!(bench.edge.core().metrics.keepalives_crlf.get(), 120);
+    assert!(bench.messages.try_recv().is_err() && bench.closed.try_recv().is_err());
+}
+
+// Others keep their rules: whoever we dialled and is no node hears no keep-alive of ours, and may be silent for long.
+#[tokio::test(start_paused = true)]
+async fn only_nodes_get_keep_alives() {
+    let mut bench = Bench::new(LimitsSettings::default());
+    let (ours, mut peer) = tokio::io::duplex(4096);
+    let flow = bench.dialled(Purpose::Peer, ours);
     let begun = Instant::now();
     assert_eq!(bench.closed.recv().await, Some(flow));
     assert_eq!(begun.elapsed().as_secs(), 20 * 60);
+    assert_eq!(read_all(&mut peer).await, "");
 }
 
 // S-021, S-024, S-030: what loses the framing, or is no SIP, is answered as well as it can be and ends the connection.

@@ -112,6 +112,7 @@ pub(crate) fn settings(listeners: Vec<ListenerSettings>) -> EdgeSettings {
         limits: LimitsSettings::default(),
         timeouts: TimeoutSettings::default(),
         outbound: OutboundSettings { roots: Roots::None, ..OutboundSettings::default() },
+        cluster: None,
         tokens: TokenRing::random(),
         sip: reveille_sip::limits::Limits::default(),
     }

@@ -34,7 +34,7 @@ pub(super) const ALLOW: &str =
 /// The extensions we support as registrar.
 pub(super) const SUPPORTED: &str = "path, outbound";
 /// Branches a request may have in parallel when nobody said otherwise (RFC 5393 §5.3.3.1).
-const DEFAULT_BREADTH: u32 = 60;
+pub(super) const DEFAULT_BREADTH: u32 = 60;
 
 impl Core {
     /// Decides what is to become of `message`.
@@ -81,7 +81,9 @@ impl Core {
             Some(Ok(breadth)) => breadth.min(DEFAULT_BREADTH),
             Some(Err(_)) => return Err(Reply::new(400)),
         };
-        if self.draining() && request.to_tag().is_none() {
+        // A node among others passes requests on to them as long as anybody is connected to it.
+        let is_alone = shared.peers.own() == NodeTag::default();
+        if self.draining() && is_alone && request.to_tag().is_none() {
             return Err(self.overloaded()); // S-139
         }
         if is_register {
@@ -203,7 +205,7 @@ pub(super) fn user_of(aor: &Aor) -> &str {
 }
 
 /// Everything that changes routing, and nothing else (RFC 3261 §16.6 step 8; S-064).
-fn loop_hash(request: &Message, node: NodeTag) -> u64 {
+pub(super) fn loop_hash(request: &Message, node: NodeTag) -> u64 {
     let mut hash = Xxh3::new();
     // Nodes may share a name towards phones: what one has seen is no loop at the next.
     hash.update(&node.0.to_le_bytes());

@@ -42,7 +42,7 @@ impl Core {
     }
 
     pub(super) fn forward_to(&mut self, now: Now, id: u64, branch: BranchId, target: &Target) {
-        match self.way_to(target) {
+        match self.delivered(id).and_then(|request| self.way_to(target, request)) {
             Some(way) => self.send_branch(now, id, branch, &way),
             None => self.unreachable(now, id, branch),
         }
@@ -55,6 +55,9 @@ impl Core {
         let status = message.status().unwrap_or(0);
         if status == 430 && self.fall_back(now, id, branch) {
             return self.pump(now, id); // S-131: the flow failed, not the phone
+        }
+        if status == 503 && self.is_home_alone(id, branch) {
+            return self.finish_with(now, id, 503); // our own overload, as if the home were here (S-082)
         }
         let Some(delivery) = self.delivery(id) else { return };
         if let Some(entry) = delivery.branch(branch)

@@ -45,7 +45,6 @@ impl Core {
         origin: &Origin,
         mut plan: Plan,
     ) {
-        let method = message.method();
         let request = plan.request.take().unwrap_or(message);
         let twin = Self::twin(&request, origin, &plan);
         if let Some(twin) = &twin
@@ -53,6 +52,32 @@ impl Core {
         {
             return;
         }
+        let id = self.open_delivery(now, server, request, origin, plan);
+        self.remember(id, twin);
+        let Some(delivery) = self.delivery(id) else { return };
+        match &delivery.plan.destination {
+            Where::Flow(_) => self.start_in_dialog(now, id),
+            Where::Node(node) => {
+                let node = *node;
+                self.start_onward(now, id, node);
+            }
+            Where::Home(aor) => {
+                let aor = aor.clone();
+                self.seek_home(now, id, &aor);
+            }
+        }
+    }
+
+    /// Takes a request in hand that is to be forwarded.
+    pub(super) fn open_delivery(
+        &mut self,
+        now: Now,
+        server: ServerId,
+        request: Message,
+        origin: &Origin,
+        plan: Plan,
+    ) -> u64 {
+        let method = request.method();
         let class = if method == Method::Invite { PushClass::Call } else { PushClass::Request };
         let mut wait = if method == Method::Invite {
             self.shared.settings.wake.call_wait
@@ -84,20 +109,7 @@ impl Core {
             answered: false,
             twin: None,
         };
-        let id = self.open_context(server, origin, method, now, Work::Deliver(Box::new(delivery)));
-        self.remember(id, twin);
-        let Some(delivery) = self.delivery(id) else { return };
-        match &delivery.plan.destination {
-            Where::Flow(_) => self.start_in_dialog(now, id),
-            Where::Node(node) => {
-                let node = *node;
-                self.start_onward(now, id, node);
-            }
-            Where::Home(aor) => {
-                let aor = aor.clone();
-                self.seek_home(now, id, &aor);
-            }
-        }
+        self.open_context(server, origin, method, now, Work::Deliver(Box::new(delivery)))
     }
 
     /// Asks the shard of `aor`, which is on this node, for targets.

@@ -43,7 +43,7 @@ impl Core {
         branch: BranchId,
         way: &Way<'_>,
     ) -> Result<Outgoing, Unsendable> {
-        let Way { flow, target, .. } = *way;
+        let (flow, target) = (way.flow, way.target);
         let request = &delivery.request;
         let sips = |uri: &str| Uri::parse(uri).is_ok_and(|u| u.scheme() == Scheme::Sips);
         let next = target.map_or(request.request_uri(), |t| t.contact.as_str());
@@ -130,7 +130,7 @@ impl Core {
         let Ok(set) = routes::read(request, &origin.flow, self.shared.peers.own(), &*self.shared.flows) else {
             return self.shared.metrics.dropped("ack_route");
         };
-        let onward = set.onward.and_then(|node| self.flow_to(node));
+        let onward = set.onward.and_then(|node| self.flow_to(node, request));
         let Some(flow) = onward.or(set.flow.filter(|flow| self.usable(flow))) else {
             return self.shared.metrics.dropped("ack_without_flow");
         };

@@ -4,7 +4,7 @@
 //! A request whose home goes away is kept and sent again to whoever owns the shard by then, within its own transaction: its sender
 //! notices nothing but the time that a takeover takes.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use reveille_registrar::{
     aor::Aor,
@@ -14,16 +14,20 @@ use reveille_registrar::{
 use reveille_sip::{message::Message, method::Method, typed::NameAddr, uri::Uri};
 use reveille_transaction::{BranchId, BranchKind};
 use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Core, Now, Timer,
     context::{Branch, BranchState, Origin, Where, Work},
     reply::Reply,
 };
-use crate::peers::Home;
+use crate::{egress::Destination, peers::Home};
 
 /// How often the owner of a shard is looked for while it has none, or one that cannot be reached.
 const REHOME_PAUSE: Duration = Duration::from_millis(100);
+
+/// Stands for the name of another node where only its token counts (RFC 2606 §2).
+const ELSEWHERE: &str = "node.invalid";
 
 /// The way one copy of a request takes.
 pub(super) struct Way<'a> {
@@ -31,7 +35,7 @@ pub(super) struct Way<'a> {
     /// The binding it is for.
     pub(super) target: Option<&'a Target>,
     /// The binding's Path values that are still to be visited.
-    pub(super) path: &'a [String],
+    pub(super) path: Cow<'a, [String]>,
     /// Whether the flow leads to another node of ours.
     pub(super) onward: bool,
 }
@@ -39,7 +43,7 @@ pub(super) struct Way<'a> {
 impl<'a> Way<'a> {
     /// Down a flow of this node.
     pub(super) fn direct(flow: FlowRef) -> Self {
-        Self { flow, target: None, path: &[], onward: false }
+        Self { flow, target: None, path: Cow::default(), onward: false }
     }
 }
 
@@ -53,25 +57,54 @@ impl Core {
     }
 
     /// The way to a binding: its flow, or by Path to the node that holds its flow.
-    pub(super) fn way_to<'t>(&self, target: &'t Target) -> Option<Way<'t>> {
-        let path = target.path.as_slice();
+    pub(super) fn way_to<'t>(&self, target: &'t Target, request: &Message) -> Option<Way<'t>> {
+        let (own, path) = (self.shared.peers.own(), target.path.as_slice());
         if let Some(flow) = target.flow {
-            return Some(Way { flow, target: Some(target), path, onward: false });
+            if flow.node() == own {
+                return Some(Way { flow, target: Some(target), path: path.into(), onward: false });
+            }
+            // It registered at the home of that time, without a hop between, and its shard has moved since.
+            let mut path = path.to_vec();
+            path.insert(0, self.way_in(&flow));
+            return Some(Way {
+                flow: self.flow_to(flow.node(), request)?,
+                target: Some(target),
+                path: path.into(),
+                onward: true,
+            });
         }
         let (first, rest) = path.split_first()?;
         let value = NameAddr::parse(first).ok()?;
         let uri = Uri::parse(value.uri).ok()?;
         let flow = self.shared.flows.unseal(uri.user()?).ok()?;
-        if flow.node() == self.shared.peers.own() {
-            return Some(Way { flow, target: Some(target), path: rest, onward: false });
+        if flow.node() == own {
+            return Some(Way { flow, target: Some(target), path: rest.into(), onward: false });
         }
-        let flow = self.flow_to(flow.node())?;
-        Some(Way { flow, target: Some(target), path, onward: true })
+        let flow = self.flow_to(flow.node(), request)?;
+        Some(Way { flow, target: Some(target), path: path.into(), onward: true })
     }
 
-    /// A connection to another node.
-    pub(super) fn flow_to(&self, node: NodeTag) -> Option<FlowRef> {
-        self.shared.flows.open(&self.shared.peers.destination(node)?).ok()
+    /// The Route value that leads down a flow of another node. That node knows it by its token, whatever host it names.
+    fn way_in(&self, flow: &FlowRef) -> String {
+        let token = self.shared.flows.seal(flow);
+        format!("<sip:{token}@{ELSEWHERE};lr>")
+    }
+
+    /// The request of a delivery, as it came.
+    pub(super) fn delivered(&self, id: u64) -> Option<&Message> {
+        match &self.contexts.get(&id)?.work {
+            Work::Deliver(delivery) => Some(&delivery.request),
+            _ => None,
+        }
+    }
+
+    /// A connection to another node: the same for all that carries the Call-ID of `request`, so that a call's requests arrive
+    /// there in the order in which they came here.
+    pub(super) fn flow_to(&self, node: NodeTag, request: &Message) -> Option<FlowRef> {
+        let destination = self.shared.peers.destination(node)?;
+        let call = xxh3_64(request.call_id().unwrap_or_default().as_bytes());
+        let lane = (call % u64::from(self.shared.peers.lanes().max(1))) as u8;
+        self.shared.flows.open_node(&Destination { lane, ..destination }).ok()
     }
 
     /// Sends a request to the home of `aor`, here or elsewhere.
@@ -94,7 +127,7 @@ impl Core {
         }
     }
 
-    fn add_onward(&mut self, now: Now, id: u64, state: BranchState) -> Option<BranchId> {
+    pub(super) fn add_onward(&mut self, now: Now, id: u64, state: BranchState) -> Option<BranchId> {
         let delivery = self.delivery(id)?;
         let branch = delivery.new_branch();
         let kind = if matches!(state, BranchState::Awaiting) { BranchKind::Waiting } else { BranchKind::Forwarded };
@@ -105,7 +138,7 @@ impl Core {
     }
 
     fn send_onward(&mut self, now: Now, id: u64, branch: BranchId, node: NodeTag) {
-        match self.flow_to(node) {
+        match self.delivered(id).and_then(|request| self.flow_to(node, request)) {
             Some(flow) => self.send_branch(now, id, branch, &Way { onward: true, ..Way::direct(flow) }),
             None => self.unreachable(now, id, branch),
         }
@@ -128,6 +161,15 @@ impl Core {
         delivery.fork.remove_branch(branch);
         self.deadlines.set(Timer::Rehome { context: id }, now.mono + REHOME_PAUSE);
         true
+    }
+
+    /// Whether a branch stands for the home of the request, and for all that is left of it.
+    pub(super) fn is_home_alone(&mut self, id: u64, branch: BranchId) -> bool {
+        let Some(delivery) = self.delivery(id) else { return false };
+        matches!(delivery.plan.destination, Where::Home(_))
+            && delivery.branches.iter().all(|entry| {
+                if entry.id == branch { entry.key.is_none() } else { matches!(entry.state, BranchState::Ended) }
+            })
     }
 
     /// Looks whether somebody owns the shard by now.
@@ -159,14 +201,19 @@ impl Core {
     /// This node has become the home of what it had sent elsewhere.
     fn come_home(&mut self, now: Now, id: u64, aor: &Aor) {
         let Some(context) = self.contexts.get_mut(&id) else { return };
-        let (server, origin) = (context.server, context.origin);
+        let (server, origin, started) = (context.server, context.origin, context.started);
         if context.method != Method::Register {
             return self.ask_home(now, id, aor);
         }
         let Work::Deliver(delivery) = std::mem::replace(&mut context.work, Work::Answered) else { return };
         self.forget_if_over(id);
         match self.admit_register(now, &delivery.request, &origin) {
-            Ok(registration) => self.begin_register(now, server, delivery.request, &origin, registration),
+            Ok(registration) => {
+                let id = self.begin_register(now, server, delivery.request, &origin, registration);
+                if let Some(context) = id.and_then(|id| self.contexts.get_mut(&id)) {
+                    context.started = started;
+                }
+            }
             Err(reply) => self.reply(now, server, &delivery.request, &origin, reply),
         }
     }

@@ -10,6 +10,7 @@ use reveille_push::{
 };
 use reveille_registrar::{
     aor::Aor,
+    replica::StoreError,
     shard::{BindingView, ContactUpdate, ContactsUpdate, RegisterError, RegisterRequest, ShardInput, WorkerRef},
 };
 use reveille_sip::{
@@ -276,7 +277,7 @@ impl Core {
         request: Message,
         origin: &Origin,
         registration: Registration,
-    ) {
+    ) -> Option<u64> {
         let Registration { aor, contacts, path, outbound, announcements } = registration;
         let targets = match &contacts {
             ContactsUpdate::Update(list) => list.iter().filter_map(|c| c.push.as_ref()).map(|p| p.provider).collect(),
@@ -295,11 +296,13 @@ impl Core {
         };
         if self.shared.homes.ask(&aor, ShardInput::Register(Box::new(ask))).is_err() {
             let reply = self.overloaded();
-            return self.reply(now, server, &request, origin, reply);
+            self.reply(now, server, &request, origin, reply);
+            return None;
         }
         let work = Work::Register(Box::new(Registering { request, aor, announcements, targets, outbound }));
         let id = self.open_context(server, origin, Method::Register, now, work);
         self.deadlines.set(Timer::HomeOverdue { context: id }, now.mono + HOME_PATIENCE);
+        Some(id)
     }
 
     /// The shard has spoken: the record is durable, or nothing was changed.
@@ -307,6 +310,9 @@ impl Core {
         self.deadlines.clear(&Timer::HomeOverdue { context: id });
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let started = context.started;
+        if result == Err(RegisterError::Store(StoreError::Fenced)) {
+            return self.moved(now, id); // nothing was written: the owner of now decides
+        }
         let Work::Register(registering) = std::mem::replace(&mut context.work, Work::Answered) else { return };
         let Registering { request, aor, announcements, targets, outbound } = *registering;
         let reply = match result {

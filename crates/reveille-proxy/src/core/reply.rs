@@ -148,5 +148,5 @@ fn via_destination(via: &Via<'_>) -> Option<Destination> {
     let host = via.received().unwrap_or(via.host).trim_start_matches('[').trim_end_matches(']');
     let default = if transport == Transport::Tls { 5061 } else { 5060 };
     let address = SocketAddr::new(host.parse().ok()?, via.port.unwrap_or(default));
-    Some(Destination { transport, address, server_name: None })
+    Some(Destination { transport, address, server_name: None, lane: 0 })
 }

@@ -3,6 +3,8 @@
 mod bench;
 mod calls;
 mod dialogs;
+mod moves;
 mod nodes;
 mod refusals;
 mod registrations;
+mod workers;

@@ -120,6 +120,17 @@ impl Active {
         self.sleepers.iter().map(|sleeper| sleeper.waiters.len()).sum()
     }
 
+    /// Who waits, each once.
+    pub(super) fn waiters(&self) -> Vec<WorkerRef> {
+        let mut waiters = Vec::new();
+        for waiter in self.sleepers.iter().flat_map(|sleeper| &sleeper.waiters) {
+            if !waiters.contains(&waiter.worker) {
+                waiters.push(waiter.worker);
+            }
+        }
+        waiters
+    }
+
     /// Whether nothing goes on any more.
     pub(super) fn is_idle(&self) -> bool {
         self.pending.is_empty() && self.sleepers.is_empty()

@@ -178,6 +178,34 @@ pub enum ShardInput {
     Loaded(Vec<(Aor, Bytes)>),
 }
 
+impl ShardInput {
+    /// Whose record the input is about, where it names one.
+    pub fn aor(&self) -> Option<&Aor> {
+        match self {
+            Self::Register(request) => Some(&request.aor),
+            Self::Resolve(request) => Some(&request.aor),
+            Self::Wake(request) => Some(&request.aor),
+            Self::Next(request) => Some(&request.wake.aor),
+            Self::Leave { aor, .. }
+            | Self::RegisterRejected { aor, .. }
+            | Self::PushAnswered { aor, .. }
+            | Self::FlowUnusable { aor, .. } => Some(aor),
+            Self::Written { .. } | Self::Loaded(_) => None,
+        }
+    }
+
+    /// Who awaits an answer, where the input is a request.
+    pub fn asker(&self) -> Option<WorkerRef> {
+        match self {
+            Self::Register(request) => Some(request.reply),
+            Self::Resolve(request) => Some(request.waiter),
+            Self::Wake(request) => Some(request.waiter),
+            Self::Next(request) => Some(request.wake.waiter),
+            _ => None,
+        }
+    }
+}
+
 /// What a shard wants done.
 pub enum ShardOutput {
     /// Tell a worker.
@@ -252,6 +280,8 @@ pub enum HomeEvent {
         /// The new phone.
         target: Target,
     },
+    /// The shard is not on this node any more, and knows nothing of the request: whoever asked asks its new owner.
+    Moved,
 }
 
 /// Where a request can go.

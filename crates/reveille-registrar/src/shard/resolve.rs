@@ -59,7 +59,7 @@ impl Judge<'_> {
             return Way::Push;
         }
         match liveness {
-            Some(Liveness::Open { .. } | Liveness::Connectionless) => Way::Direct,
+            Some(Liveness::Open { .. } | Liveness::Connectionless | Liveness::Elsewhere) => Way::Direct,
             None if !binding.path.is_empty() => Way::Direct,
             None | Some(Liveness::Gone) => Way::Lost,
         }

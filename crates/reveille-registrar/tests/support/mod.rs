@@ -13,7 +13,8 @@ use bytes::Bytes;
 use reveille_push::{Outcome, Provider, PushJob, PushServices, PushTarget, Secret, Unsupported, caps::Announcement};
 use reveille_registrar::{
     Acks, Aor, ContactUpdate, ContactsUpdate, FlowProbe, FlowRef, HomeEvent, HomeEvents, Liveness, NodeTag,
-    RegisterRequest, Replica, StoreError, StoreFull, Transport, WorkerRef, Write, replica::RecordStream,
+    RegisterRequest, Replica, StoreError, StoreFull, Transport, WorkerRef, Write,
+    replica::{Reading, RecordStream},
 };
 
 /// Keeps values in a map and answers at once.
@@ -22,6 +23,8 @@ pub struct Memory {
     pub values: Mutex<HashMap<(u16, Aor), Bytes>>,
     pub full: AtomicBool,
     pub broken: AtomicBool,
+    /// Held by a test that wants shards to be filled slowly.
+    pub loading: Mutex<()>,
     acks: Mutex<Option<Arc<dyn Acks>>>,
 }
 
@@ -49,6 +52,7 @@ impl Replica for Memory {
         if self.broken.load(Ordering::Relaxed) {
             return Err(StoreError::Unavailable);
         }
+        drop(self.loading.lock());
         let values = self.values.lock().unwrap();
         let found: Vec<_> = values
             .iter()
@@ -56,6 +60,12 @@ impl Replica for Memory {
             .map(|((_, aor), v)| Ok((aor.clone(), v.clone())))
             .collect();
         Ok(Box::new(found.into_iter()))
+    }
+
+    fn read(&self, shard: u16, aor: &Aor) -> Reading {
+        let value = self.values.lock().unwrap().get(&(shard, aor.clone())).cloned();
+        let read = if self.broken.load(Ordering::Relaxed) { Err(StoreError::Unavailable) } else { Ok(value) };
+        Box::pin(std::future::ready(read))
     }
 }
 

@@ -55,16 +55,18 @@ pub(crate) fn write_corrected_via(out: &mut impl Sink, line: &[u8], received: Op
         }
     }
     out.put(first.get(copied..).unwrap_or_default());
-    if let Some(received) = received {
-        out.put(b";received=");
-        match received {
-            IpAddr::V4(address) => push_ipv4(out, address),
-            IpAddr::V6(address) => out.put(address.to_string().as_bytes()), // no brackets (S-031)
+    match (received, rport) {
+        (Some(IpAddr::V4(address)), Some(rport)) => put_source(out, address, rport),
+        _ => {
+            if let Some(received) = received {
+                out.put(b";received=");
+                out.put(received.to_string().as_bytes()); // IPv6 without brackets (S-031)
+            }
+            if let Some(rport) = rport {
+                out.put(b";rport=");
+                push_number(out, usize::from(rport));
+            }
         }
-    }
-    if let Some(rport) = rport {
-        out.put(b";rport=");
-        push_number(out, usize::from(rport));
     }
     out.put(rest);
 }
@@ -97,8 +99,13 @@ impl Semicolons {
 
 /// Whether a line is what [`write_length`] would write.
 pub(super) fn is_length_line(line: &[u8], length: usize) -> bool {
+    let mut usual = *b"Content-Length: 0\r\n";
+    if length < 10 {
+        usual[16] += length as u8;
+        return line == usual;
+    }
     let digits = line.strip_prefix(b"Content-Length: ").and_then(|l| l.strip_suffix(b"\r\n"));
-    digits.is_some_and(|d| crate::frame::digits(d) == Some(length) && (d.len() == 1 || d.first() != Some(&b'0')))
+    digits.is_some_and(|d| crate::frame::digits(d) == Some(length) && d.first() != Some(&b'0'))
 }
 
 pub(crate) fn write_length(out: &mut impl Sink, length: usize) {
@@ -124,18 +131,32 @@ pub(super) fn push_number(out: &mut impl Sink, number: usize) {
     out.put(digits.get(start..).unwrap_or_default());
 }
 
-/// An address as four octets in decimal.
-fn push_ipv4(out: &mut impl Sink, address: Ipv4Addr) {
-    let (mut text, mut length) = ([b'.'; 16], 0);
-    for octet in address.octets() {
-        let (digits, count) = &DECIMALS[usize::from(octet)];
-        // What is written behind the last digit is the dot, and what the next octet overwrites.
-        if let Some(place) = text.get_mut(length..length + 4) {
-            place.copy_from_slice(digits);
+/// Both parameters in one piece.
+fn put_source(out: &mut impl Sink, received: Ipv4Addr, rport: u16) {
+    const RECEIVED: &[u8; 10] = b";received=";
+    const RPORT: &[u8; 7] = b";rport=";
+    let mut text = [0; RECEIVED.len() + 16 + RPORT.len() + 5];
+    let mut length = 0;
+    let mut put = |piece: &[u8], counted: usize| {
+        if let Some(place) = text.get_mut(length..length + piece.len()) {
+            place.copy_from_slice(piece);
         }
-        length += usize::from(*count) + 1;
+        length += counted;
+    };
+    put(RECEIVED, RECEIVED.len());
+    for (at, octet) in received.octets().into_iter().enumerate() {
+        // What is written behind the last digit is the dot, and behind the last octet what comes next.
+        let (digits, count) = &DECIMALS[usize::from(octet)];
+        put(digits, usize::from(*count) + usize::from(at < 3));
     }
-    out.put(text.get(..length - 1).unwrap_or_default());
+    put(RPORT, RPORT.len());
+    let pair = |number: u16| DECIMALS[usize::from(100 + number % 100)].0;
+    let [[_, b, c, _], [_, d, e, _]] = [pair(rport / 100), pair(rport)];
+    let digits = [b'0' + (rport / 10_000) as u8, b, c, d, e];
+    let unused = [10_000, 1000, 100, 10].into_iter().filter(|least| rport < *least).count();
+    let digits = digits.get(unused..).unwrap_or_default();
+    put(digits, digits.len());
+    out.put(text.get(..length).unwrap_or_default());
 }
 
 /// Each octet in decimal, dots behind it, and how many digits it has.
@@ -193,8 +214,11 @@ mod tests {
         }
         for [a, b, c, d] in [[0, 0, 0, 0], [255, 255, 255, 255], [1, 23, 100, 9], [10, 0, 99, 200], [203, 0, 113, 7]] {
             let mut text = Vec::new();
-            push_ipv4(&mut text, Ipv4Addr::new(a, b, c, d));
-            assert_eq!(text, format!("{a}.{b}.{c}.{d}").as_bytes());
+            for port in [0, 9, 10, 5060, u16::MAX] {
+                text.clear();
+                put_source(&mut text, Ipv4Addr::new(a, b, c, d), port);
+                assert_eq!(text, format!(";received={a}.{b}.{c}.{d};rport={port}").as_bytes());
+            }
         }
     }
 }

@@ -69,10 +69,13 @@ impl Index {
             if end - start > limits.header_line {
                 return Err(ParseError::new(400, "Header Too Large"));
             }
-            self.push(read_line(window, start, end).ok_or(BAD_HEADERS)?, window);
+            if self.lines().len() >= limits.headers.min(usize::from(u16::MAX)) {
+                return Err(ParseError::new(400, "Too Many Headers"));
+            }
+            self.push(read_line(window, start, end).ok_or(BAD_HEADERS)?);
             start = end + 2;
         }
-        self.body = start + 2;
+        self.end_head(window, start + 2);
         self.check_headers(limits)?;
         Ok(Scan::Done)
     }

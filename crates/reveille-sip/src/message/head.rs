@@ -55,7 +55,7 @@ impl Reader {
                                     // No start line at all.
                                     break 'blocks Progress::Odd;
                                 }
-                                index.body = here + 2;
+                                index.end_head(bytes, here + 2);
                                 break 'blocks Progress::Whole;
                             }
                             if index.read_plain(bytes, line, here, ascii).is_none() {
@@ -97,11 +97,9 @@ impl Reader {
     }
 }
 
-/// More lines than any phone sends. Those of a head that may never be whole must not take up much memory.
-const PLAIN_LINES: usize = 64;
-
 impl Index {
-    /// Reads the line from `start` to `end`, which holds no NUL; `None` where it is not plain.
+    /// Reads the line from `start` to `end`, which holds no NUL; `None` where it is not plain, or one too many: the lines of
+    /// a head that may never be whole must not take up much memory.
     #[inline]
     fn read_plain(&mut self, bytes: &[u8], start: usize, end: usize, ascii: bool) -> Option<()> {
         if start == 0 {
@@ -109,15 +107,13 @@ impl Index {
             self.headers = end + 2;
             return (ascii || std::str::from_utf8(line).is_ok()).then(|| self.read_start_line(line))?;
         }
-        if self.lines().len() == PLAIN_LINES || matches!(bytes.get(start), Some(b' ' | b'\t')) {
-            return None;
-        }
         let line = match read_usual_line(bytes, start, end) {
             Some(line) => line,
+            // It belongs to the line above.
+            None if matches!(bytes.get(start), Some(b' ' | b'\t')) => return None,
             None => read_line(bytes, start, end)?,
         };
-        self.push(line, bytes);
-        Some(())
+        self.push_few(line).then_some(())
     }
 
     /// Reads a start line without NUL. A request's must have been seen to be UTF-8.
@@ -137,7 +133,8 @@ impl Index {
         let second = scan::find(line.get(first + 1..)?, b' ')? + first + 1;
         let (method, version) = (line.get(..first)?, line.get(second + 1..)?);
         // Exactly two spaces (lwsstart, trws, lwsruri): where a request begins and ends must be one reading for all.
-        if method.is_empty() || second == first + 1 || scan::find(version, b' ').is_some() || version.is_empty() {
+        let is_odd = version != b"SIP/2.0" && (version.is_empty() || scan::find(version, b' ').is_some());
+        if method.is_empty() || second == first + 1 || is_odd {
             return None;
         }
         self.method = Method::from_octets(method);
@@ -158,7 +155,7 @@ fn read_usual_line(bytes: &[u8], start: usize, end: usize) -> Option<Line> {
     // What is above a space is no line end, so the value begins in this line.
     match (bytes.get(colon + 1..=from)?, bytes.get(end - 1)?) {
         ([b' ', first], last) if *first > b' ' && *last > b' ' => {
-            Some(Line { id, name: range(start, colon), value: range(from, end), whole: range(start, end + 2) })
+            Some(Line { id, name: length as u16, start: start as u32, value: range(from, end), end: end as u32 + 2 })
         }
         _ => None,
     }
@@ -189,9 +186,10 @@ pub(super) fn read_line(bytes: &[u8], start: usize, end: usize) -> Option<Line> 
     }
     Some(Line {
         id,
-        name: range(start, start + name.len()),
+        name: u16::try_from(name.len()).ok()?,
+        start: start as u32,
         value: range(from, from + value.len()),
-        whole: range(start, end + 2),
+        end: end as u32 + 2,
     })
 }
 

@@ -121,12 +121,9 @@ impl Message {
     /// When it is no number up to 255.
     pub fn max_forwards(&self) -> Result<Option<u8>, HeaderError> {
         let malformed = HeaderError::Malformed(HeaderId::MaxForwards);
-        match self.value(HeaderId::MaxForwards) {
-            None if self.has(HeaderId::MaxForwards) => Err(malformed),
-            None => Ok(None),
-            Some(value) if value.bytes().all(|b| b.is_ascii_digit()) => value.parse().map(Some).map_err(|_| malformed),
-            Some(_) => Err(malformed),
-        }
+        let Some(line) = self.index().first_line(HeaderId::MaxForwards) else { return Ok(None) };
+        let hops = crate::frame::digits(self.raw(line.value)).ok_or(malformed)?;
+        u8::try_from(hops).map(Some).map_err(|_| malformed)
     }
 
     /// Expires, in seconds; `None` where it is absent or no number (S-105).

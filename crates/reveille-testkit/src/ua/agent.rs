@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rsip::{Header, Uri};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::PhoneError;
+use super::compose::{param, user_at};
 use super::dialog::{Dialog, ack_for_refusal, new_tag, via};
 use super::digest::Challenge;
 use super::link::Link;
@@ -52,6 +54,8 @@ struct Client {
     waiter: mpsc::Sender<Received>,
     /// A challenge is still to be answered rather than reported.
     answers_challenge: bool,
+    /// The dialog that a re-INVITE belongs to: its route set is the one that the ACK takes.
+    dialog: Option<Dialog>,
 }
 
 /// A server transaction's memory.
@@ -126,11 +130,13 @@ impl Agent {
         let request = client.current.lock().clone();
         let ack = match message.code() {
             300.. if message.method() == "INVITE" => Some(ack_for_refusal(&request, message)),
-            200.. if message.method() == "INVITE" => Dialog::of_caller(&request, message).map(|mut dialog| {
-                let mut ack = dialog.request(self, &inner.local(), "ACK");
-                ack.set("CSeq", &format!("{} ACK", message.cseq().0));
-                ack
-            }),
+            200.. if message.method() == "INVITE" => {
+                let dialog = match client.dialog.clone() {
+                    Some(dialog) => Some(dialog.refreshed(message)),
+                    None => Dialog::of_caller(&request, message),
+                };
+                dialog.map(|dialog| dialog.ack(self, &inner.local(), message.cseq().0))
+            }
             _ => None,
         };
         if let Some(ack) = ack {
@@ -164,7 +170,8 @@ impl Agent {
         inner.challenges.insert(header, (chosen, 0));
         let mut retry = request.clone();
         let (number, method) = request.cseq();
-        retry.replace_first("Via", &via(self, &inner.local()));
+        retry.replace_first(via(self, &inner.local()));
+        // A text, since the method may be one that rsip doesn't have.
         retry.set("CSeq", &format!("{} {method}", number + 1));
         inner.authorize(&self.profile, &mut retry, header);
         Some(retry)
@@ -281,23 +288,37 @@ impl Agent {
 
     /// Sends a request, with credentials where the server has asked for them before, and follows its transaction; a
     /// challenge is answered once on the way.
-    pub(super) fn start(self: &Arc<Self>, mut request: SipMessage) -> Result<Transaction, PhoneError> {
+    pub(super) fn start(self: &Arc<Self>, request: SipMessage) -> Result<Transaction, PhoneError> {
+        self.start_in(None, request)
+    }
+
+    /// [`Self::start`] for a request inside a dialog.
+    pub(super) fn start_in(
+        self: &Arc<Self>,
+        dialog: Option<Dialog>,
+        mut request: SipMessage,
+    ) -> Result<Transaction, PhoneError> {
         let header = if request.method() == "REGISTER" { "Authorization" } else { "Proxy-Authorization" };
         self.inner.lock().authorize(&self.profile, &mut request, header);
-        self.start_as(request, true)
+        self.start_as(request, true, dialog)
     }
 
     /// Sends a request as it is and follows its transaction; a challenge is reported like any other final response.
     pub(super) fn start_plain(self: &Arc<Self>, request: SipMessage) -> Result<Transaction, PhoneError> {
-        self.start_as(request, false)
+        self.start_as(request, false, None)
     }
 
-    fn start_as(self: &Arc<Self>, request: SipMessage, answers_challenge: bool) -> Result<Transaction, PhoneError> {
+    fn start_as(
+        self: &Arc<Self>,
+        request: SipMessage,
+        answers_challenge: bool,
+        dialog: Option<Dialog>,
+    ) -> Result<Transaction, PhoneError> {
         let bytes = request.to_bytes();
         let key = format!("{} {}", request.branch().unwrap_or(""), request.method());
         let (waiter, responses) = mpsc::channel(64);
         let current = Arc::new(Mutex::new(request));
-        let client = Client { current: Arc::clone(&current), waiter, answers_challenge };
+        let client = Client { current: Arc::clone(&current), waiter, answers_challenge, dialog };
         self.inner.lock().clients.insert(key, client);
         self.transmit(bytes)?;
         Ok(Transaction::new(Arc::clone(self), current, responses))
@@ -319,8 +340,9 @@ impl Agent {
     }
 
     /// Our Contact URI without push parameters, for dialogs (P-105, P-108).
-    pub(super) fn contact_uri(&self, local: &str) -> String {
-        format!("sip:{}@{local}{};ob", self.profile.user, self.profile.transport.uri_param())
+    pub(super) fn contact_uri(&self, local: &str) -> Uri {
+        let params = self.profile.transport.uri_param().into_iter().chain([param("ob", None)]);
+        Uri { params: params.collect(), ..user_at(&self.profile.user, local) }
     }
 
     pub(super) fn transcript(&self) -> Vec<u8> {
@@ -371,7 +393,10 @@ impl Inner {
         *count += 1;
         let Profile { auth_user, password, .. } = profile;
         let value = challenge.answer(auth_user, password, request.method(), request.uri(), *count, &new_tag());
-        request.set(header, &value);
+        request.put(match header {
+            "Authorization" => Header::Authorization(value.into()),
+            _ => Header::ProxyAuthorization(value.into()),
+        });
     }
 
     fn has_dialog(&self, request: &SipMessage) -> bool {

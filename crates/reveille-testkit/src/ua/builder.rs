@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use rsip::common::uri::Param;
 use tokio::sync::mpsc;
 
+use super::compose::param;
 use super::digest::DigestSupport;
 use super::phone::Phone;
 use super::profile::Profile;
@@ -31,17 +33,12 @@ impl PushParams {
         }
     }
 
-    pub(super) fn to_uri_params(&self) -> String {
-        let mut text = String::from(";pn-provider");
-        if let Some(provider) = &self.provider {
-            text.push_str(&format!("={}", escape_pvalue(provider)));
-        }
+    pub(super) fn to_uri_params(&self) -> Vec<Param> {
+        let mut params = vec![param("pn-provider", self.provider.as_deref().map(escape_pvalue).as_deref())];
         for (name, value) in [("pn-param", &self.param), ("pn-prid", &self.prid)] {
-            if let Some(value) = value {
-                text.push_str(&format!(";{name}={}", escape_pvalue(value)));
-            }
+            params.extend(value.as_deref().map(|value| param(name, Some(&escape_pvalue(value)))));
         }
-        text
+        params
     }
 }
 

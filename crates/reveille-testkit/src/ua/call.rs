@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rsip::{Method, typed};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::PhoneError;
 use super::agent::Agent;
-use super::dialog::Dialog;
+use super::compose::param;
+use super::dialog::{Dialog, cancel};
 use super::profile::{Offer, Received};
 use super::transaction::Transaction;
 use super::wire::{SipMessage, escape_pvalue};
@@ -38,24 +40,39 @@ impl Leg {
         timeout(patience, search).await.map_err(|_| PhoneError::Timeout(method))?
     }
 
-    async fn send(&self, dialog: &mut Dialog, method: &str, patience: Duration) -> Result<Received, PhoneError> {
+    async fn send(&self, dialog: &mut Dialog, method: Method, patience: Duration) -> Result<Received, PhoneError> {
         let local = self.agent.local();
         let mut request = dialog.request(&self.agent, &local, method);
-        if matches!(method, "INVITE" | "UPDATE") {
-            request.push("Contact", &dialog_contact(&self.agent));
+        let refreshes = matches!(method, Method::Invite | Method::Update);
+        if refreshes {
+            request.add(dialog_contact(&self.agent));
             request.set_body("application/sdp", SDP);
         }
-        let mut transaction = self.agent.start(request)?;
+        let mut transaction = self.agent.start_in(Some(dialog.clone()), request)?;
         let received = transaction.last(patience).await?;
         dialog.reached(transaction.request().cseq().0);
+        if refreshes && received.message.code() < 300 {
+            *dialog = dialog.clone().refreshed(&received.message);
+        }
         Ok(received)
+    }
+
+    /// Answers a request inside the dialog that awaits an answer.
+    fn respond_to(&self, request: &SipMessage, status: u16, reason: &str) -> Result<(), PhoneError> {
+        let mut response = SipMessage::response(request, status, reason, None);
+        if (200..300).contains(&status) {
+            response.add(dialog_contact(&self.agent));
+            response.set_body("application/sdp", SDP);
+        }
+        self.agent.answer(&response)
     }
 }
 
 /// Our Contact inside dialogs: never push parameters, but the PURR where we were given one (P-105, P-108).
-pub(super) fn dialog_contact(agent: &Agent) -> String {
-    let purr = agent.purr().map(|purr| format!(";pn-purr={}", escape_pvalue(&purr))).unwrap_or_default();
-    format!("<{}{purr}>", agent.contact_uri(&agent.local()))
+pub(super) fn dialog_contact(agent: &Agent) -> typed::Contact {
+    let mut uri = agent.contact_uri(&agent.local());
+    uri.params.extend(agent.purr().map(|purr| param("pn-purr", Some(&escape_pvalue(&purr)))));
+    uri.into()
 }
 
 /// A call this phone makes. ACKs are sent as soon as the final response arrives, whether or not anyone waits for it.
@@ -152,14 +169,7 @@ impl OutgoingCall {
     /// # Errors
     /// When it cannot be sent or is not answered in time.
     pub async fn cancel(&mut self, patience: Duration) -> Result<SipMessage, PhoneError> {
-        let invite = self.transaction.request();
-        let mut cancel = SipMessage::request("CANCEL", invite.uri());
-        for name in ["Via", "Max-Forwards", "Route", "From", "To", "Call-ID"] {
-            for value in invite.headers(name) {
-                cancel.push(name, value);
-            }
-        }
-        cancel.push("CSeq", &format!("{} CANCEL", invite.cseq().0));
+        let cancel = cancel(&self.transaction.request());
         Ok(self.leg.agent.start_plain(cancel)?.last(patience).await?.message)
     }
 
@@ -167,7 +177,7 @@ impl OutgoingCall {
     ///
     /// # Errors
     /// When there is no dialog yet, or no answer in time.
-    pub async fn request(&mut self, method: &str, patience: Duration) -> Result<SipMessage, PhoneError> {
+    pub async fn request(&mut self, method: Method, patience: Duration) -> Result<SipMessage, PhoneError> {
         let dialog = self.dialog.as_mut().ok_or(PhoneError::NoDialog)?;
         Ok(self.leg.send(dialog, method, patience).await?.message)
     }
@@ -177,7 +187,7 @@ impl OutgoingCall {
     /// # Errors
     /// As [`Self::request`].
     pub async fn bye(&mut self, patience: Duration) -> Result<SipMessage, PhoneError> {
-        self.request("BYE", patience).await
+        self.request(Method::Bye, patience).await
     }
 
     /// Waits for the peer's BYE, which has been answered 200 already.
@@ -194,6 +204,14 @@ impl OutgoingCall {
     /// When it does not come in time.
     pub async fn expect_request(&mut self, method: &'static str, patience: Duration) -> Result<Received, PhoneError> {
         self.leg.expect(method, patience).await
+    }
+
+    /// Answers a request that came out of [`Self::expect_request`] and awaits an answer: a re-INVITE.
+    ///
+    /// # Errors
+    /// When the phone is not connected.
+    pub fn respond_to(&self, request: &SipMessage, status: u16, reason: &str) -> Result<(), PhoneError> {
+        self.leg.respond_to(request, status, reason)
     }
 }
 
@@ -260,7 +278,7 @@ impl IncomingCall {
         }
         let mut response = SipMessage::response(&self.invite.message, status, reason, Some(&self.tag));
         if status > 100 && status < 300 {
-            response.push("Contact", &dialog_contact(&self.leg.agent));
+            response.add(dialog_contact(&self.leg.agent));
         }
         if status == 200 {
             response.set_body("application/sdp", SDP);
@@ -273,12 +291,7 @@ impl IncomingCall {
     /// # Errors
     /// When the phone is not connected.
     pub fn respond_to(&self, request: &SipMessage, status: u16, reason: &str) -> Result<(), PhoneError> {
-        let mut response = SipMessage::response(request, status, reason, None);
-        if (200..300).contains(&status) {
-            response.push("Contact", &dialog_contact(&self.leg.agent));
-            response.set_body("application/sdp", SDP);
-        }
-        self.leg.agent.answer(&response)
+        self.leg.respond_to(request, status, reason)
     }
 
     /// Waits for the ACK.
@@ -317,7 +330,7 @@ impl IncomingCall {
     ///
     /// # Errors
     /// When the INVITE had no usable Contact, or no answer comes in time.
-    pub async fn request(&mut self, method: &str, patience: Duration) -> Result<SipMessage, PhoneError> {
+    pub async fn request(&mut self, method: Method, patience: Duration) -> Result<SipMessage, PhoneError> {
         let dialog = self.dialog.as_mut().ok_or(PhoneError::NoDialog)?;
         Ok(self.leg.send(dialog, method, patience).await?.message)
     }
@@ -327,6 +340,6 @@ impl IncomingCall {
     /// # Errors
     /// As [`Self::request`].
     pub async fn bye(&mut self, patience: Duration) -> Result<SipMessage, PhoneError> {
-        self.request("BYE", patience).await
+        self.request(Method::Bye, patience).await
     }
 }

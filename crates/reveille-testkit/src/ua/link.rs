@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use rsip::common::uri::Param;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -14,6 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use super::PhoneError;
 use super::agent::Agent;
+use super::compose::param;
 use super::wire::{Item, SipMessage, next_item};
 
 /// How a phone reaches its proxy.
@@ -53,20 +55,20 @@ impl Transport {
     }
 
     /// The token in Via.
-    pub(super) fn via(&self) -> &'static str {
+    pub(super) fn via(&self) -> rsip::Transport {
         match self {
-            Self::Udp => "UDP",
-            Self::Tcp => "TCP",
-            Self::Tls { .. } => "TLS",
+            Self::Udp => rsip::Transport::Udp,
+            Self::Tcp => rsip::Transport::Tcp,
+            Self::Tls { .. } => rsip::Transport::Tls,
         }
     }
 
     /// The URI parameter in Contact.
-    pub(super) fn uri_param(&self) -> &'static str {
+    pub(super) fn uri_param(&self) -> Option<Param> {
         match self {
-            Self::Udp => "",
-            Self::Tcp => ";transport=tcp",
-            Self::Tls { .. } => ";transport=tls",
+            Self::Udp => None,
+            Self::Tcp => Some(param("transport", Some("tcp"))),
+            Self::Tls { .. } => Some(param("transport", Some("tls"))),
         }
     }
 

@@ -7,6 +7,7 @@
 mod agent;
 mod builder;
 mod call;
+mod compose;
 mod dialog;
 mod digest;
 mod link;
@@ -25,6 +26,8 @@ pub use self::phone::{DeadFlow, Phone};
 pub use self::profile::Received;
 pub use self::sleepy::{Ending, Event, SleepyConfig, SleepyPhone, Step};
 pub use self::wire::{SipMessage, escape_pvalue};
+/// The methods of rsip: all that the RFCs name. Anything else is text for [`Phone::send_raw`].
+pub use rsip::Method;
 
 /// Why a phone could not do what its script says.
 #[derive(Debug, thiserror::Error)]

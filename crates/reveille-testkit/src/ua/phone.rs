@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rsip::prelude::UntypedHeader as _;
+use rsip::{Method, headers, typed};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
@@ -13,6 +15,7 @@ use super::PhoneError;
 use super::agent::{Agent, Mailboxes};
 use super::builder::{PhoneBuilder, PushParams};
 use super::call::{IncomingCall, OutgoingCall, SDP, dialog_contact};
+use super::compose::{self, param};
 use super::dialog::{new_tag, via};
 use super::digest::DigestSupport;
 use super::link::{Link, Transport};
@@ -212,40 +215,37 @@ impl Phone {
 
     /// The next REGISTER, ready to be altered and sent with [`Self::exchange`] or [`Self::send_raw`].
     pub fn register_request(&mut self, expires: u32) -> SipMessage {
-        let contact = self.register_contact();
-        let domain = self.agent.profile.domain.clone();
-        let mut request = self.request("REGISTER", &format!("sip:{domain}"), &self.aor());
+        let mut request = self.request(Method::Register, &format!("sip:{}", self.agent.profile.domain), &self.aor());
         self.cseq += 1;
-        request.set("From", &format!("<{}>;tag={}", self.aor(), self.from_tag));
-        request.set("Call-ID", &self.call_id);
-        request.set("CSeq", &format!("{} REGISTER", self.cseq));
-        request.push("Contact", &contact);
-        request.push("Expires", &expires.to_string());
+        request.put(compose::from(compose::uri(&self.aor()), &self.from_tag));
+        request.put(headers::CallId::new(&self.call_id));
+        request.put(compose::cseq(self.cseq, Method::Register));
+        request.add(self.binding());
+        request.add(headers::Expires::from(expires));
         if self.reg_id.is_some() {
-            request.push("Supported", "path, outbound");
+            request.add(headers::Supported::new("path, outbound"));
         }
         request
     }
 
     /// The Contact value of a REGISTER, push parameters included.
     pub fn register_contact(&self) -> String {
-        let push = self.push.as_ref().map(PushParams::to_uri_params).unwrap_or_default();
-        let mut contact = format!("<{}{push}>", self.agent.contact_uri(&self.agent.local()));
-        if let Some(instance) = &self.instance {
-            contact.push_str(&format!(";+sip.instance=\"<urn:uuid:{instance}>\""));
-        }
-        if let Some(reg_id) = self.reg_id {
-            contact.push_str(&format!(";reg-id={reg_id}"));
-        }
-        if self.pnsreg {
-            contact.push_str(";+sip.pnsreg");
-        }
-        contact
+        self.binding().to_string()
+    }
+
+    fn binding(&self) -> typed::Contact {
+        let mut uri = self.agent.contact_uri(&self.agent.local());
+        uri.params.extend(self.push.as_ref().map(PushParams::to_uri_params).unwrap_or_default());
+        let instance = self.instance.as_ref().map(|id| param("+sip.instance", Some(&format!("\"<urn:uuid:{id}>\""))));
+        let reg_id = self.reg_id.map(|reg_id| param("reg-id", Some(&reg_id.to_string())));
+        let pnsreg = self.pnsreg.then(|| param("+sip.pnsreg", None));
+        let params = instance.into_iter().chain(reg_id).chain(pnsreg).collect();
+        typed::Contact { display_name: None, uri, params }
     }
 
     /// `sip:user@domain`.
     pub fn aor(&self) -> String {
-        format!("sip:{}@{}", self.agent.profile.user, self.agent.profile.domain)
+        compose::user_at(&self.agent.profile.user, &self.agent.profile.domain).to_string()
     }
 
     // Push.
@@ -307,9 +307,10 @@ impl Phone {
 
     /// An INVITE with a session description, ready to be altered.
     pub fn invite_request(&self, target: &str) -> SipMessage {
-        let mut request = self.request("INVITE", target, target);
-        request.push("Contact", &dialog_contact(&self.agent));
-        request.push("Allow", "INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE");
+        use Method::{Ack, Bye, Cancel, Invite, Message, Options, Update};
+        let mut request = self.request(Invite, target, target);
+        request.add(dialog_contact(&self.agent));
+        request.add(typed::Allow::from(vec![Invite, Ack, Cancel, Bye, Options, Message, Update]));
         request.set_body("application/sdp", SDP);
         request
     }
@@ -321,7 +322,7 @@ impl Phone {
     /// # Errors
     /// When the phone is not connected or no response comes in time.
     pub async fn message(&self, target: &str, text: &str) -> Result<SipMessage, PhoneError> {
-        let mut request = self.request("MESSAGE", target, target);
+        let mut request = self.request(Method::Message, target, target);
         request.set_body("text/plain", text.to_owned());
         self.exchange(request).await
     }
@@ -331,19 +332,21 @@ impl Phone {
     /// # Errors
     /// As [`Self::message`].
     pub async fn options(&self, target: &str) -> Result<SipMessage, PhoneError> {
-        self.exchange(self.request("OPTIONS", target, target)).await
+        self.exchange(self.request(Method::Options, target, target)).await
     }
 
     /// A request outside any dialog with the headers every request needs.
-    pub fn request(&self, method: &str, uri: &str, to: &str) -> SipMessage {
-        SipMessage::request(method, uri)
-            .with("Via", &via(&self.agent, &self.agent.local()))
-            .with("Max-Forwards", "70")
-            .with("From", &format!("<{}>;tag={}", self.aor(), new_tag()))
-            .with("To", &format!("<{to}>"))
-            .with("Call-ID", &uuid::Uuid::new_v4().to_string())
-            .with("CSeq", &format!("1 {method}"))
-            .with("User-Agent", "lab phone")
+    pub fn request(&self, method: Method, uri: &str, to: &str) -> SipMessage {
+        let headers = vec![
+            via(&self.agent, &self.agent.local()).into(),
+            headers::MaxForwards::from(70).into(),
+            compose::from(compose::uri(&self.aor()), &new_tag()).into(),
+            typed::To::from(compose::uri(to)).into(),
+            headers::CallId::new(uuid::Uuid::new_v4().to_string()).into(),
+            compose::cseq(1, method),
+            headers::UserAgent::new("lab phone").into(),
+        ];
+        compose::request(method, compose::uri(uri), headers)
     }
 
     /// Sends any request but INVITE, answers a challenge and waits for the final response.
@@ -428,7 +431,7 @@ impl Phone {
 
     pub(super) async fn next_event(&mut self) -> Option<Incoming> {
         tokio::select! {
-            offer = self.mailboxes.offers.recv() => Some(Incoming::Call(IncomingCall::new(Arc::clone(&self.agent), offer?))),
+            offer = self.mailboxes.offers.recv() => Some(Incoming::Call(Box::new(IncomingCall::new(Arc::clone(&self.agent), offer?)))),
             received = self.mailboxes.inbox.recv() => Some(Incoming::Message(received?)),
         }
     }
@@ -436,7 +439,7 @@ impl Phone {
 
 /// What reaches a phone that just listens.
 pub(super) enum Incoming {
-    Call(IncomingCall),
+    Call(Box<IncomingCall>),
     Message(Received),
 }
 

@@ -215,7 +215,7 @@ impl Sleepy {
         let mut patience = self.config.patience;
         while let Ok(Some(incoming)) = timeout(patience, self.phone.next_event()).await {
             match incoming {
-                Incoming::Call(call) => self.take(call).await?,
+                Incoming::Call(call) => self.take(*call).await?,
                 Incoming::Message(received) => {
                     let method = received.message.method().to_owned();
                     let body = String::from_utf8_lossy(received.message.body()).into_owned();

@@ -1,8 +1,13 @@
-//! SIP messages as a phone needs them: plain text in, plain text out, no opinion about what is legal.
+//! SIP messages as a phone needs them: text to be read and altered, with no opinion about what is legal. They are read here and
+//! made and printed in [`compose`].
 //!
-//! Small and slow on purpose, and independent of the product's parser.
+//! Small and slow on purpose, and independent of the product's parser. Not rsip's either, which refuses or alters much of what a
+//! phone has to be able to hear (IPv6 hosts, unknown methods, folded lines, several Vias in a line).
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use rsip::Header;
+
+use super::compose;
 
 /// A request or a response. Header names are kept in their long form; values are unfolded and trimmed.
 #[derive(Clone, PartialEq, Eq)]
@@ -23,29 +28,20 @@ impl std::fmt::Debug for SipMessage {
 }
 
 impl SipMessage {
-    /// A request without any header.
-    pub fn request(method: &str, uri: &str) -> Self {
-        Self { start: format!("{method} {uri} SIP/2.0"), headers: Vec::new(), body: Bytes::new() }
-    }
-
     /// A response to `request` with what RFC 3261 §8.2.6.2 copies; `to_tag` is added where the request's To has none.
     pub fn response(request: &Self, status: u16, reason: &str, to_tag: Option<&str>) -> Self {
-        let mut response =
-            Self { start: format!("SIP/2.0 {status} {reason}"), headers: Vec::new(), body: Bytes::new() };
-        for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
-            for value in request.headers(name) {
-                match to_tag.filter(|_| name == "To" && request.to_tag().is_none()) {
-                    Some(tag) => response.push("To", &format!("{value};tag={tag}")),
-                    None => response.push(name, value),
-                }
-            }
-        }
-        if status > 100 && status < 300 {
-            for value in request.headers("Record-Route") {
-                response.push("Record-Route", value);
-            }
-        }
-        response
+        compose::response(request, status, reason, to_tag)
+    }
+
+    /// Sets a header made of rsip's types, in the place of every line of that name.
+    pub(super) fn put(&mut self, header: impl Into<Header>) {
+        let (name, value) = line(&header.into());
+        self.set(&name, &value);
+    }
+
+    /// Adds a header made of rsip's types at the end.
+    pub(super) fn add(&mut self, header: impl Into<Header>) {
+        self.headers.push(line(&header.into()));
     }
 
     /// Adds a header line at the end.
@@ -67,9 +63,10 @@ impl SipMessage {
     }
 
     /// Replaces the first line of a header where it stands.
-    pub(super) fn replace_first(&mut self, name: &str, value: &str) {
-        if let Some((_, have)) = self.headers.iter_mut().find(|(have, _)| have.eq_ignore_ascii_case(name)) {
-            value.clone_into(have);
+    pub(super) fn replace_first(&mut self, header: impl Into<Header>) {
+        let (name, value) = line(&header.into());
+        if let Some((_, have)) = self.headers.iter_mut().find(|(have, _)| *have == name) {
+            *have = value;
         }
     }
 
@@ -116,14 +113,17 @@ impl SipMessage {
 
     /// The message on the wire, Content-Length derived.
     pub fn to_bytes(&self) -> Bytes {
-        let mut text = format!("{}\r\n", self.start);
-        for (name, value) in self.headers.iter().filter(|(name, _)| name != "Content-Length") {
-            text.push_str(&format!("{name}: {value}\r\n"));
-        }
-        text.push_str(&format!("Content-Length: {}\r\n\r\n", self.body.len()));
-        let mut bytes = text.into_bytes();
-        bytes.extend_from_slice(&self.body);
-        bytes.into()
+        compose::wire(self)
+    }
+
+    /// The request line or status line.
+    pub(super) fn start(&self) -> &str {
+        &self.start
+    }
+
+    /// Every header line in order: name and value.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Whether this is a request.
@@ -209,6 +209,29 @@ impl SipMessage {
             .iter()
             .find_map(|value| param(value, name).map(|found| found.trim_matches('"').to_owned()))
     }
+}
+
+impl From<rsip::Request> for SipMessage {
+    fn from(request: rsip::Request) -> Self {
+        let rsip::Request { method, uri, version, headers, body } = request;
+        let headers = headers.iter().map(line).collect();
+        Self { start: format!("{method} {uri} {version}"), headers, body: body.into() }
+    }
+}
+
+impl From<rsip::Response> for SipMessage {
+    fn from(response: rsip::Response) -> Self {
+        let rsip::Response { status_code, version, headers, body } = response;
+        let headers = headers.iter().map(line).collect();
+        Self { start: format!("{version} {status_code}"), headers, body: body.into() }
+    }
+}
+
+/// Name and value of a header as rsip prints it.
+fn line(header: &Header) -> (String, String) {
+    let text = header.to_string();
+    let (name, value) = text.split_once(": ").unwrap_or((&text, ""));
+    (name.to_owned(), value.to_owned())
 }
 
 /// The URI inside a name-addr or addr-spec header value.
@@ -333,8 +356,9 @@ mod tests {
 
     #[test]
     fn written_messages_read_back() {
-        let mut request =
-            SipMessage::request("MESSAGE", "sip:a@b").with("Via", "SIP/2.0/UDP x;branch=z9hG4bKq").with("i", "c");
+        let mut request = compose::request(rsip::Method::Message, compose::uri("sip:a@b"), Vec::new())
+            .with("Via", "SIP/2.0/UDP x;branch=z9hG4bKq")
+            .with("i", "c");
         request.set_body("text/plain", "hi");
         let (back, _) = SipMessage::parse(&request.to_bytes(), true).unwrap();
         assert_eq!((back.uri(), back.call_id(), &back.body()[..]), ("sip:a@b", "c", &b"hi"[..]));

@@ -144,7 +144,7 @@ impl Inner {
         request.set("Via", &format!("SIP/2.0/TCP proxy;branch={branch}p{from}"));
         vias.iter().for_each(|via| request.push("Via", via));
         request.remove("Route");
-        if request.method() == "INVITE" {
+        if request.method() == "INVITE" && request.to_tag().is_none() {
             request.push("Record-Route", "<sip:proxy;lr>");
         }
         self.send(to, &request);

@@ -1,5 +1,7 @@
 //! The operators' API: what a node knows, in JSON, with no push token in it.
 
+mod cluster;
+
 use std::{
     sync::{Arc, OnceLock},
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -18,9 +20,14 @@ use reveille_sip::uri::Uri;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+pub use self::cluster::Cluster;
+
 /// What the API looks at, once the node has it: the admin port opens first.
 #[derive(Clone, Default)]
-pub struct Api(Arc<OnceLock<Sources>>);
+pub struct Api {
+    sources: Arc<OnceLock<Sources>>,
+    cluster: Arc<OnceLock<Cluster>>,
+}
 
 struct Sources {
     registrar: Registrar,
@@ -31,12 +38,31 @@ struct Sources {
 impl Api {
     /// Says what to look at. Only the first call counts.
     pub fn open(&self, registrar: Registrar, flows: Arc<dyn FlowProbe>, aliases: Aliases) {
-        let _ = self.0.set(Sources { registrar, flows, aliases });
+        let _ = self.sources.set(Sources { registrar, flows, aliases });
+    }
+
+    /// Says what to look at in a cluster. Only the first call counts.
+    pub fn join(&self, cluster: Cluster) {
+        let _ = self.cluster.set(cluster);
     }
 
     /// The routes, without `/api` before them.
     pub fn router(&self) -> Router {
-        Router::new().route("/v1/bindings", get(bindings)).with_state(self.clone())
+        Router::new()
+            .route("/v1/bindings", get(bindings))
+            .route("/v1/cluster", get(cluster::status))
+            .route("/v1/cluster/home", get(cluster::home))
+            .with_state(self.clone())
+    }
+}
+
+impl Sources {
+    /// Reads an address-of-record that an operator wrote.
+    fn read(&self, text: &str) -> Result<Aor, Box<Response>> {
+        let text = if text.contains(':') { text.to_owned() } else { format!("sip:{text}") };
+        Uri::parse(&text).ok().and_then(|uri| Aor::from_uri(&uri, &self.aliases).ok()).ok_or_else(|| {
+            Box::new(refusal(StatusCode::BAD_REQUEST, "aor: not an address-of-record such as sip:bob@example.com"))
+        })
     }
 }
 
@@ -95,19 +121,22 @@ pub struct BindingInfo {
 }
 
 async fn bindings(State(api): State<Api>, Query(Whose { aor }): Query<Whose>) -> Response {
-    let Some(sources) = api.0.get() else {
+    let Some(sources) = api.sources.get() else {
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "the node is starting");
     };
-    let text = if aor.contains(':') { aor } else { format!("sip:{aor}") };
-    let Some(aor) = Uri::parse(&text).ok().and_then(|uri| Aor::from_uri(&uri, &sources.aliases).ok()) else {
-        return refusal(StatusCode::BAD_REQUEST, "aor: not an address-of-record such as sip:bob@example.com");
+    let aor = match sources.read(&aor) {
+        Ok(aor) => aor,
+        Err(refusal) => return *refusal,
     };
-    match sources.registrar.inspect(&aor).await {
-        Err(busy) => refusal(StatusCode::SERVICE_UNAVAILABLE, &busy.to_string()),
-        Ok(record) => {
-            let shard = sources.registrar.shard_of(&aor);
-            Json(describe(&aor, shard, &record.unwrap_or_default(), &*sources.flows)).into_response()
-        }
+    let shard = sources.registrar.shard_of(&aor);
+    // What another node owns is shown as it is stored.
+    let found = match api.cluster.get().filter(|cluster| cluster.is_elsewhere(&aor)) {
+        Some(cluster) => cluster.stored(shard, &aor).await.map_err(|error| error.to_string()),
+        None => sources.registrar.inspect(&aor).await.map_err(|busy| busy.to_string()),
+    };
+    match found {
+        Err(error) => refusal(StatusCode::SERVICE_UNAVAILABLE, &error),
+        Ok(record) => Json(describe(&aor, shard, &record.unwrap_or_default(), &*sources.flows)).into_response(),
     }
 }
 
@@ -127,6 +156,7 @@ fn info(binding: &Binding, unix: u64, flows: &dyn FlowProbe) -> BindingInfo {
         None => ("none", None),
         Some(Liveness::Gone) => ("gone", None),
         Some(Liveness::Connectionless) => ("datagram", None),
+        Some(Liveness::Elsewhere) => ("elsewhere", None),
         Some(Liveness::Open { last_heard }) => ("open", Some(age(last_heard))),
     };
     BindingInfo {

@@ -17,6 +17,8 @@ pub enum Reason {
     ConnectionLimit,
     /// The store does not take writes.
     Store,
+    /// The node has no lease: it serves from memory and promises nothing new.
+    Degraded,
 }
 
 impl Reason {
@@ -27,6 +29,7 @@ impl Reason {
             Self::Draining => "draining",
             Self::ConnectionLimit => "connection limit reached",
             Self::Store => "store unavailable",
+            Self::Degraded => "degraded",
         }
     }
 }

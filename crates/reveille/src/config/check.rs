@@ -1,10 +1,12 @@
 //! From what was written to what is meant: every check within and across keys, all faults at once.
 
 mod auth;
+mod cluster;
 mod files;
 mod listener;
 mod push;
 mod rest;
+mod store;
 
 use std::{
     path::{Path, PathBuf},
@@ -38,11 +40,13 @@ impl Checker {
     fn config(&mut self, raw: &Raw) -> Option<Config> {
         // Each part is looked at before any is unwrapped: one part's faults must not hide another's.
         let domains = self.domains(&raw.domains);
-        let node = self.node(&raw.node);
-        let listeners = self.listeners(&raw.listener);
+        let roles = self.roles(raw);
+        let node = self.node(&raw.node, roles);
+        let listeners = self.listeners(&raw.listener, raw.cluster.as_ref());
         let push = self.push(&raw.push);
         let auth = self.auth(&raw.auth, domains.first().map(String::as_str), is_push_wanted(raw));
         let store = self.store(&raw.store, &raw.node);
+        let cluster = self.cluster(raw, roles, &listeners);
         let registrar = self.registrar(&raw.registrar);
         let strong_alternatives = self.alternatives(&raw.security.strong_alternative);
         let limits = self.limits(&raw.limits);
@@ -55,6 +59,7 @@ impl Checker {
             listeners,
             auth: auth?,
             store: store?,
+            cluster,
             registrar,
             push: push?,
             strong_alternatives,
@@ -70,8 +75,9 @@ impl Checker {
         if raw.push.min_expires > raw.registrar.max_expires {
             self.fault("push.min_expires", "must not be above registrar.max_expires");
         }
-        let secured = raw.listener.iter().any(|listener| listener.transport == "tls");
-        if is_push_wanted(raw) && !secured && raw.security.strong_alternative.is_empty() {
+        let mut doors = raw.listener.iter().filter(|listener| listener.purpose != "cluster");
+        let secured = doors.any(|listener| listener.transport == "tls");
+        if is_push_wanted(raw) && is_on(raw, "edge") && !secured && raw.security.strong_alternative.is_empty() {
             self.warn("push is configured, but without a tls listener no phone can register for it (P-112)");
         }
     }
@@ -119,6 +125,11 @@ impl Checker {
     fn resolve(&self, path: &Path) -> PathBuf {
         self.base.join(path)
     }
+}
+
+/// Whether the node has this role.
+fn is_on(raw: &Raw, role: &str) -> bool {
+    raw.node.roles.iter().any(|present| present == role)
 }
 
 /// Whether any push service is configured, well or badly.

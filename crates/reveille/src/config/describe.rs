@@ -91,6 +91,7 @@ values!(
     PathBuf,
     SocketAddr,
     Vec<String>,
+    Vec<PathBuf>,
     Vec<IpNet>,
     Option<String>,
     Option<u16>,
@@ -116,6 +117,10 @@ pub(super) struct Span(pub(super) Duration);
 impl Span {
     pub(super) const fn secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
+    }
+
+    pub(super) const fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
     }
 }
 

@@ -95,7 +95,7 @@ fn folder_of(path: &Path) -> PathBuf {
 }
 
 /// What is said of a feature of the design that this version has not got.
-const NOT_YET: &str = "not yet supported in this version";
+pub(crate) const NOT_YET: &str = "not yet supported in this version";
 
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,8 @@ section! {
         auth: Auth = Auth::default(),
         /// Where bindings are kept.
         store: Store = Store::default(),
+        /// What makes this node one of several.
+        cluster: Option<Cluster> = None,
         /// Lifetimes and limits of registrations.
         registrar: Registrar = Registrar::default(),
         /// Waking phones.
@@ -38,9 +40,9 @@ section! {
 section! {
     /// `[node]`
     Node {
-        /// The node's name in logs and in the admin API.
+        /// The node's name in logs and in the admin API. In a cluster every node needs one of its own.
         id: String = "reveille".to_owned(),
-        /// What the node does. In this version always both: `edge` owns connections, `home` owns bindings.
+        /// What the node does: `edge` owns connections, `home` owns bindings. A node of a cluster may do only one of them.
         roles: Vec<String> = vec!["edge".to_owned(), "home".to_owned()],
         /// The folder for what must survive a restart. Made if missing.
         data_dir: PathBuf = PathBuf::from("/var/lib/reveille"),
@@ -70,7 +72,7 @@ section! {
         client_ca: Option<PathBuf> = None,
         /// DNS names or URIs (subjectAltName) of which a client certificate must carry one; empty admits every certificate of `client_ca`. Compared whole, never by wildcard.
         client_names: Vec<String> = Vec::new(),
-        /// `public` for phones and strangers, who are authenticated and limited; `peer` for your own SBCs and trunks.
+        /// `public` for phones and strangers, who are authenticated and limited; `peer` for your own SBCs and trunks; `cluster` for the other nodes.
         purpose: String = "public".to_owned(),
     }
 }
@@ -104,10 +106,80 @@ section! {
 section! {
     /// `[store]`
     Store {
-        /// `embedded`: a durable key-value engine inside the process.
+        /// `embedded`: a durable key-value engine inside the process, for a node by itself; or `redis`, for a cluster.
         kind: String = "embedded".to_owned(),
         /// The folder of the embedded store; by default `bindings` within `node.data_dir`.
         path: Option<PathBuf> = None,
+        /// The Redis of a cluster.
+        redis: Option<Redis> = None,
+    }
+}
+
+section! {
+    /// `[store.redis]`
+    Redis {
+        /// The servers, as `rediss://host:port` (TLS) or `redis://host:port`. Required. One with `standalone`; the sentinels with `sentinel`; some nodes with `cluster`.
+        urls: Vec<String> = Vec::new(),
+        /// How the servers are arranged: `standalone`, `sentinel` or `cluster`.
+        mode: String = "standalone".to_owned(),
+        /// The master's name among the sentinels. Required with `sentinel`.
+        master: Option<String> = None,
+        /// The ACL user; without one, the server's default user.
+        username: Option<String> = None,
+        /// A file with the user's password. Read anew for each connection.
+        password_file: Option<PathBuf> = None,
+        /// The ACL user at the sentinels, where they ask for one.
+        sentinel_username: Option<String> = None,
+        /// A file with that user's password.
+        sentinel_password_file: Option<PathBuf> = None,
+        /// Authorities to trust for these servers, PEM; by default the system's.
+        ca_file: Option<PathBuf> = None,
+        /// Certificate chain to show to the servers, PEM, where they ask for one.
+        cert: Option<PathBuf> = None,
+        /// Private key of that certificate, PEM.
+        key: Option<PathBuf> = None,
+        /// Permits `redis://` to servers that are not on this machine. Logged as a warning at start.
+        allow_plaintext: bool = false,
+        /// Replicas that must hold a write before it is acknowledged; 0 trusts the master alone, and its failure may then lose what was written last.
+        wait_replicas: u32 = 0,
+        /// How long those replicas may take; then the REGISTER is answered with 503.
+        wait_time: Span = Span::millis(500),
+        /// Connections to each server; a shard always uses the same one.
+        connections: usize = 2,
+        /// How long opening a connection, or a reply on one, may take before the connection counts as dead.
+        timeout: Span = Span::secs(1),
+        /// Writes that may wait; more REGISTERs are answered with 503.
+        queue: usize = 16_384,
+        /// About how many changes of a shard are kept for the nodes that follow it.
+        feed_length: usize = 256,
+    }
+}
+
+section! {
+    /// `[cluster]`
+    Cluster {
+        /// The cluster's name, 1 to 32 lower-case letters, digits and hyphens: part of every key in Redis. Required.
+        name: String = String::new(),
+        /// Files with the cluster's secrets, the same on every node, each made by `openssl rand -hex 32`. At least one. The first seals, all are read.
+        key_files: Vec<PathBuf> = Vec::new(),
+        /// The secret under which records are filed in Redis, which must never change; by default the one of `key_files`. Required where there are more, and kept from then on.
+        naming_key_file: Option<PathBuf> = None,
+        /// Host, or host and port, at which the other nodes reach this one; by default what the cluster listener says.
+        advertise: Option<String> = None,
+        /// The DNS name that every node's certificate carries, and that is looked for in it, whoever calls whom.
+        server_name: String = "reveille-node".to_owned(),
+        /// Authorities of the other nodes' certificates, PEM; by default `client_ca` of the cluster listener.
+        ca: Option<PathBuf> = None,
+        /// Certificate chain to show to the other nodes, PEM; by default that of the cluster listener.
+        cert: Option<PathBuf> = None,
+        /// Private key of that certificate, PEM.
+        key: Option<PathBuf> = None,
+        /// How long a node that says nothing to Redis keeps its shards. Shorter finds a dead node sooner, and a slow one dead.
+        lease: Span = Span::secs(3),
+        /// The share of this node's work beside others of the cluster, 1 to 10000; twice the weight is twice the shards.
+        weight: u32 = 100,
+        /// Connections to each other node. What belongs to one call stays on one of them.
+        connections: u8 = 2,
     }
 }
 
@@ -305,11 +377,18 @@ section! {
 
 tables!(Listener, Alternative);
 
-impl Describe for Option<WebPush> {
-    fn describe(&self, path: &str, _: &str, keys: &mut Vec<Key>) {
-        WebPush::default().describe(path, "", keys);
-    }
+/// Sections that need not be there: described by what one may hold.
+macro_rules! optional {
+    ($($name:ident),+) => {
+        $(impl Describe for Option<$name> {
+            fn describe(&self, path: &str, _: &str, keys: &mut Vec<Key>) {
+                $name::default().describe(path, "", keys);
+            }
+        })+
+    };
 }
+
+optional!(WebPush, Redis, Cluster);
 
 /// Every key there is, in the order of the file.
 pub(super) fn keys() -> Vec<Key> {

@@ -4,6 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::*;
 
+mod cluster;
 mod faults;
 mod meaning;
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use prometheus::Registry;
-use reveille_edge::{EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, TimeoutSettings};
+use reveille_edge::{
+    ClusterTls, EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, TimeoutSettings, TokenRing,
+};
 use reveille_pns::{ApnsSettings, FcmSettings, WebPushSettings};
 use reveille_proxy::{
     auth::{self, DigestConfig},
@@ -16,8 +18,10 @@ use reveille_runtime::{RuntimeMetrics, supervise::Fatal};
 use reveille_sip::limits::Limits as SipLimits;
 use reveille_transaction::TimerConfig;
 
-use super::keys::NodeKeys;
-use crate::config::{Algorithm, Config, Digest, Purpose, Transport, Unsupported};
+use crate::{
+    cluster,
+    config::{Algorithm, Config, Digest, Purpose, Transport, Unsupported},
+};
 
 pub(super) fn shards(config: &Config) -> u16 {
     u16::try_from(config.registrar.shards).unwrap_or(u16::MAX)
@@ -87,14 +91,15 @@ pub(super) fn registrar(
             ..ShardConfig::default()
         },
         queue: config.registrar.queue,
+        assigned: config.cluster.is_some(),
         ..RegistrarConfig::new(metrics, runtime, fatal)
     })
 }
 
-pub(super) fn edge(config: &Config, keys: &NodeKeys) -> EdgeSettings {
+pub(super) fn edge(config: &Config, tokens: TokenRing) -> EdgeSettings {
     let limits = &config.limits;
     EdgeSettings {
-        node: NodeTag(0),
+        node: config.cluster.as_ref().map_or(NodeTag(0), |_| cluster::tag(&config.node.id)),
         epoch: rand::random(),
         listeners: config.listeners.iter().enumerate().map(|(at, listener)| edge_listener(at, listener)).collect(),
         limits: LimitsSettings {
@@ -120,7 +125,13 @@ pub(super) fn edge(config: &Config, keys: &NodeKeys) -> EdgeSettings {
             ..TimeoutSettings::default()
         },
         outbound: OutboundSettings::default(),
-        tokens: keys.tokens.clone(),
+        cluster: config.cluster.as_ref().map(|cluster| ClusterTls {
+            ca: cluster.ca.clone(),
+            cert: cluster.cert.clone(),
+            key: cluster.key.clone(),
+            server_name: cluster.server_name.clone(),
+        }),
+        tokens,
         sip: SipLimits { message: limits.message_size, ..SipLimits::default() },
     }
 }
@@ -140,6 +151,7 @@ fn edge_listener(at: usize, listener: &crate::config::Listener) -> ListenerSetti
         purpose: match listener.purpose {
             Purpose::Public => ingress::Purpose::Public,
             Purpose::Peer => ingress::Purpose::Peer,
+            Purpose::Cluster => ingress::Purpose::Cluster,
         },
         ..ListenerSettings::new(format!("listener[{at}]"), transport, listener.addr)
     }

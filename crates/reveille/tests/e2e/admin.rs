@@ -5,6 +5,7 @@ use std::time::Duration;
 use reveille::lab::{DOMAIN, LabOptions};
 use reveille_registrar::Transport;
 use reveille_testkit::pns::{Provider, Verdict};
+use reveille_testkit::ua::Method;
 
 use super::stage::{BOB, SOON, Stage, answer, call, hang_up, play, prid, registered};
 
@@ -90,7 +91,7 @@ async fn drain() {
         let refused = async {
             // The drain begins when its task does: until then the probe is welcome.
             loop {
-                let probe = caller.exchange_once(caller.request("OPTIONS", &domain, &domain)).await.unwrap();
+                let probe = caller.exchange_once(caller.request(Method::Options, &domain, &domain)).await.unwrap();
                 if probe.code() == 503 {
                     return probe;
                 }

@@ -5,10 +5,9 @@ use std::time::Duration;
 use reveille::lab::{DOMAIN, LabOptions};
 use reveille_registrar::Transport;
 use reveille_testkit::pns::Provider;
+use reveille_testkit::ua::{Method, SipMessage};
 
-use super::stage::{
-    BOB, SOON, Stage, TRANSPORTS, accept, acknowledge, answer, call, copies, ended, hang_up, play, registered,
-};
+use super::stage::{BOB, SOON, Stage, TRANSPORTS, answer, call, copies, ended, hang_up, play, registered};
 
 /// S-049, S-067, S-070, S-071: INVITE, ACK, re-INVITE and BYE from either side, whatever the two legs are.
 async fn whole_calls_to(stage: &mut Stage, to: Transport) {
@@ -27,39 +26,24 @@ async fn whole_calls_to(stage: &mut Stage, to: Transport) {
             answer(&mut call, &mut incoming).await;
 
             // The caller changes the session …
-            let established = call.final_response(SOON).await.unwrap().message;
-            let (mut down, up) = (established.values("Record-Route"), incoming.invite().values("Record-Route"));
-            down.reverse();
-            let (callee, peer) =
-                (established.contact_uri().unwrap().to_owned(), incoming.invite().contact_uri().unwrap().to_owned());
-            let change = async {
-                let accepted = call.request("INVITE", SOON).await.expect(&case);
-                acknowledge(&caller, &accepted, &down, &callee);
-                accepted.code()
-            };
-            let (status, ()) = tokio::join!(change, async {
+            let (accepted, ()) = tokio::join!(call.request(Method::Invite, SOON), async {
                 let again = incoming.expect_request("INVITE", SOON).await.expect(&case).message;
                 assert_eq!(again.headers("Route").count(), 0, "{case}: S-067");
                 incoming.respond_to(&again, 200, "OK").unwrap();
                 let ack = incoming.expect_ack(SOON).await.expect(&case).message;
                 assert_eq!(ack.cseq().0, again.cseq().0, "{case}");
             });
-            assert_eq!(status, 200, "{case}");
+            assert_eq!(accepted.expect(&case).code(), 200, "{case}");
             // … and so does the called phone.
-            let change = async {
-                let accepted = incoming.request("INVITE", SOON).await.expect(&case);
-                acknowledge(&bob, &accepted, &up, &peer);
-                accepted.code()
-            };
-            let (status, ()) = tokio::join!(change, async {
+            let (accepted, ()) = tokio::join!(incoming.request(Method::Invite, SOON), async {
                 let again = call.expect_request("INVITE", SOON).await.expect(&case).message;
                 assert_eq!(again.headers("Route").count(), 0, "{case}: S-067");
-                accept(&caller, &again);
+                call.respond_to(&again, 200, "OK").unwrap();
                 let ack = call.expect_request("ACK", SOON).await.expect(&case).message;
                 assert_eq!(ack.cseq().0, again.cseq().0, "{case}");
             });
-            assert_eq!(status, 200, "{case}");
-            for method in ["INFO", "UPDATE"] {
+            assert_eq!(accepted.expect(&case).code(), 200, "{case}");
+            for method in [Method::Info, Method::Update] {
                 assert_eq!(call.request(method, SOON).await.expect(&case).code(), 200, "{case}: {method}, S-095");
                 assert_eq!(incoming.request(method, SOON).await.expect(&case).code(), 200, "{case}: {method}");
             }
@@ -214,22 +198,24 @@ async fn to_the_node_itself() {
             let mut caller = stage.plain("caller", transport).build();
             caller.connect().await.unwrap();
             let domain = format!("sip:{DOMAIN}");
-            let answer = caller.exchange_once(caller.request("OPTIONS", &domain, &domain)).await.unwrap();
+            let answer = caller.exchange_once(caller.request(Method::Options, &domain, &domain)).await.unwrap();
             assert_eq!(answer.code(), 200, "without authentication");
             for name in ["Allow", "Accept", "Supported"] {
                 assert!(answer.header(name).is_some(), "{name}");
             }
-            let mut last_hop = caller.request("OPTIONS", &domain, &domain);
+            let mut last_hop = caller.request(Method::Options, &domain, &domain);
             last_hop.set("Max-Forwards", "0");
             assert_eq!(caller.exchange_once(last_hop).await.unwrap().code(), 200);
-            let mut too_far = caller.request("MESSAGE", BOB, BOB);
+            let mut too_far = caller.request(Method::Message, BOB, BOB);
             too_far.set("Max-Forwards", "0");
             assert_eq!(caller.exchange(too_far).await.unwrap().code(), 483);
-            let to_us = caller.exchange(caller.request("MESSAGE", &domain, &domain)).await.unwrap();
+            let to_us = caller.exchange(caller.request(Method::Message, &domain, &domain)).await.unwrap();
             assert_eq!((to_us.code(), to_us.header("Allow").is_some()), (405, true));
-            let unknown = caller.exchange(caller.request("FROBNICATE", &domain, &domain)).await.unwrap();
-            assert_eq!(unknown.code(), 501);
-            let mut extension = caller.request("MESSAGE", BOB, BOB);
+            let known = caller.request(Method::Options, &domain, &domain).to_bytes();
+            let unknown = String::from_utf8_lossy(&known).replace("OPTIONS", "FROBNICATE");
+            let (unknown, _) = SipMessage::parse(unknown.as_bytes(), false).unwrap();
+            assert_eq!(caller.exchange(unknown).await.unwrap().code(), 501);
+            let mut extension = caller.request(Method::Message, BOB, BOB);
             extension.push("Proxy-Require", "time-travel");
             let refused = caller.exchange(extension).await.unwrap();
             assert_eq!((refused.code(), refused.header("Unsupported")), (420, Some("time-travel")), "S-062");

@@ -12,6 +12,7 @@ mod flows;
 mod forking;
 mod registration;
 mod restart;
+mod rsip_peer;
 mod stage;
 mod waiting;
 mod wake;

@@ -7,7 +7,7 @@ use reveille::lab::{DOMAIN, Lab, LabOptions, PASSWORD, address};
 use reveille::node::Node;
 use reveille_registrar::Transport;
 use reveille_testkit::pns::Provider;
-use reveille_testkit::ua::{self, IncomingCall, OutgoingCall, Phone, PhoneBuilder, SipMessage};
+use reveille_testkit::ua::{self, IncomingCall, Method, OutgoingCall, Phone, PhoneBuilder};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
@@ -229,7 +229,7 @@ pub(crate) async fn unavailable_at_once(caller: &Phone, target: &str) {
 /// Call-ID meet in one worker) has answered something newer, and so has the phone's own connection.
 pub(crate) async fn settle(caller: &Phone, call_id: &str, phone: &Phone) {
     let domain = format!("sip:{DOMAIN}");
-    let mut options = caller.request("OPTIONS", &domain, &domain);
+    let mut options = caller.request(Method::Options, &domain, &domain);
     options.set("Call-ID", call_id);
     assert_eq!(caller.exchange(options).await.expect("the probe is answered").code(), 200);
     phone.ping().await.expect("the keep-alive is answered");
@@ -238,28 +238,6 @@ pub(crate) async fn settle(caller: &Phone, call_id: &str, phone: &Phone) {
 /// How often this call's INVITE came to the phone, retransmissions not counted.
 pub(crate) fn copies(phone: &Phone, call_id: &str) -> u32 {
     phone.invites().get(call_id).copied().unwrap_or(0)
-}
-
-/// `response` to a request inside a dialog, with what a re-INVITE's answer needs.
-pub(crate) fn accept(phone: &Phone, request: &SipMessage) {
-    let contact = format!("<sip:someone@{}>", phone.local_addr().expect("the phone is connected"));
-    let mut response = SipMessage::response(request, 200, "OK", None).with("Contact", &contact);
-    response.set_body("application/sdp", request.body().clone());
-    phone.send_raw(response.to_bytes()).unwrap();
-}
-
-/// The ACK for a re-INVITE that was accepted. It takes the route set of the dialog: nobody records a route in a re-INVITE,
-/// and its answer could not change the set if somebody did (RFC 3261 §12.2.1.2).
-pub(crate) fn acknowledge(phone: &Phone, accepted: &SipMessage, routes: &[String], target: &str) {
-    let mut ack = phone.request("ACK", target, target);
-    for name in ["From", "To", "Call-ID"] {
-        ack.set(name, accepted.header(name).expect("a whole response"));
-    }
-    ack.set("CSeq", &format!("{} ACK", accepted.cseq().0));
-    for route in routes {
-        ack.push("Route", route);
-    }
-    phone.send_raw(ack.to_bytes()).unwrap();
 }
 
 /// GET over plain HTTP: status and body.

@@ -96,6 +96,9 @@ impl Flows for FakeFlows {
             None => Ok(tls(99)),
         }
     }
+    fn open_node(&self, to: &Destination) -> Result<FlowRef, SendError> {
+        self.open(to)
+    }
     fn seal(&self, flow: &FlowRef) -> String {
         let mut tokens = self.tokens.lock();
         let token = format!("tok{}", tokens.len());

@@ -21,12 +21,12 @@ use crate::{
 };
 
 /// The caller's edge, the home, and the edge of the phone.
-const EDGE: u32 = 0;
-const HOME: u32 = 1;
-const FAR: u32 = 2;
+pub(super) const EDGE: u32 = 0;
+pub(super) const HOME: u32 = 1;
+pub(super) const FAR: u32 = 2;
 /// The caller's connection, and the phone's.
-const CALLER: u64 = 1;
-const PHONE: u64 = 8;
+pub(super) const CALLER: u64 = 1;
+pub(super) const PHONE: u64 = 8;
 
 /// Who owns every shard, for all nodes alike.
 struct Table {
@@ -47,13 +47,16 @@ impl Peers for Table {
     }
     fn destination(&self, node: NodeTag) -> Option<Destination> {
         let address = ([192, 0, 2, 1], 7000 + node.0 as u16).into();
-        Some(Destination { transport: Transport::Tls, address, server_name: None })
+        Some(Destination { transport: Transport::Tls, address, server_name: None, lane: 0 })
+    }
+    fn lanes(&self) -> u8 {
+        4
     }
 }
 
-struct Field {
+pub(super) struct Field {
     nodes: Vec<Bench>,
-    owner: Arc<Mutex<Option<u32>>>,
+    pub(super) owner: Arc<Mutex<Option<u32>>>,
     /// Nodes that are no more.
     dead: Vec<u32>,
     /// What left toward phones and callers.
@@ -61,18 +64,18 @@ struct Field {
 }
 
 impl Field {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (owner, tokens) = (Arc::new(Mutex::new(Some(HOME))), Arc::default());
         let node = |own| Bench::node(own, &tokens, Arc::new(Table { own, owner: owner.clone() }));
         Self { nodes: (0..3).map(node).collect(), owner, dead: Vec::new(), outside: Vec::new() }
     }
 
-    fn node(&mut self, node: u32) -> &mut Bench {
+    pub(super) fn node(&mut self, node: u32) -> &mut Bench {
         &mut self.nodes[node as usize]
     }
 
     /// Carries messages between nodes until none is left.
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         loop {
             let mut quiet = true;
             for from in (0..3).filter(|node| !self.dead.contains(node)).collect::<Vec<_>>() {
@@ -104,7 +107,7 @@ impl Field {
         self.run();
     }
 
-    fn advance(&mut self, by: Duration) {
+    pub(super) fn advance(&mut self, by: Duration) {
         for node in 0..3 {
             self.node(node).advance(by);
         }
@@ -112,23 +115,23 @@ impl Field {
     }
 
     /// What went to one peer of a node since the last call.
-    fn at(&mut self, flow: FlowRef) -> Vec<Message> {
+    pub(super) fn at(&mut self, flow: FlowRef) -> Vec<Message> {
         let (there, rest) = std::mem::take(&mut self.outside).into_iter().partition(|(to, _)| *to == flow);
         self.outside = rest;
         there.into_iter().map(|(_, message)| message).collect()
     }
 
-    fn statuses(&mut self, flow: FlowRef) -> Vec<u16> {
+    pub(super) fn statuses(&mut self, flow: FlowRef) -> Vec<u16> {
         self.at(flow).iter().filter_map(Message::status).collect()
     }
 
-    fn tell(&mut self, home: u32, to: WorkerRef, event: HomeEvent) {
+    pub(super) fn tell(&mut self, home: u32, to: WorkerRef, event: HomeEvent) {
         self.node(home).home(to, event);
         self.run();
     }
 
     /// The phone's binding, as its home keeps it.
-    fn binding(&mut self, pushable: bool) -> Target {
+    pub(super) fn binding(&mut self, pushable: bool) -> Target {
         let token = self.node(FAR).flows.seal(&on(FAR, PHONE));
         let path = vec![format!("<sip:{token}@edge.test:5061;transport=tls;lr;ob>")];
         Target { flow: None, path, ..target(1, on(FAR, PHONE), pushable) }
@@ -148,7 +151,7 @@ impl Field {
     }
 }
 
-fn register() -> String {
+pub(super) fn register() -> String {
     "
 REGISTER sip:example.com SIP/2.0
 Via: SIP/2.0/TLS 198.51.100.1:5070;branch=z9hG4bKreg
@@ -166,7 +169,7 @@ Content-Length: 0
     .to_owned()
 }
 
-fn registered(contact: &str) -> HomeEvent {
+pub(super) fn registered(contact: &str) -> HomeEvent {
     HomeEvent::Registered(Ok(vec![BindingView {
         key: BindingKey(1),
         generation: 1,
@@ -437,4 +440,38 @@ fn nodes_that_point_at_each_other() {
     assert!(hops < 10, "the request went round and round");
     let statuses = field.statuses(on(EDGE, CALLER));
     assert!(matches!(statuses.as_slice(), [100, status] if *status >= 400), "{statuses:?}");
+}
+
+/// What belongs to one call goes to another node by one of the connections there are, each time and in each direction; and calls
+/// spread over all of them.
+#[test]
+fn a_call_keeps_its_lane() {
+    let mut used = std::collections::BTreeSet::new();
+    for n in 0..64 {
+        let mut field = Field::new();
+        let call = |text: String| text.replace("call-1@trunk.test", &format!("call-{n}@trunk.test"));
+        field.node(EDGE).peer(on(EDGE, CALLER), &call(invite("z9hG4bKa")));
+        field.run();
+        let waiter = field.node(HOME).resolving();
+        let binding = field.binding(false);
+        field.tell(HOME, waiter, HomeEvent::Resolved { targets: vec![binding], waiting: vec![], known: true });
+        let ring = field.at(on(FAR, PHONE)).remove(0);
+        field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
+        field.run();
+        let routes: Vec<String> = ring.values(HeaderId::RecordRoute).map(str::to_owned).collect();
+        let reversed: Vec<String> = routes.iter().rev().cloned().collect();
+        for method in ["ACK", "BYE"] {
+            field.node(EDGE).public(on(EDGE, CALLER), &call(in_dialog(method, &format!("z9hG4bK{method}"), &reversed)));
+            field.run();
+        }
+        let opened: Vec<Destination> =
+            (0..3).flat_map(|node| field.node(node).flows.opened.lock().drain(..).collect::<Vec<_>>()).collect();
+        let mut lanes: Vec<u8> = opened.iter().map(|destination| destination.lane).collect();
+        // Edge to home, home to edge, and straight from edge to edge for ACK and BYE.
+        assert_eq!(lanes.len(), 4, "{opened:?}");
+        lanes.dedup();
+        let [lane] = lanes[..] else { panic!("one call took the lanes {lanes:?}") };
+        used.insert(lane);
+    }
+    assert_eq!(used.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3]);
 }

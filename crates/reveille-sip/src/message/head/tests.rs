@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::*;
+use super::{super::index::FEW, *};
 use crate::{limits::Limits, message::careful};
 
 /// Everything that an index says.
@@ -76,8 +76,8 @@ fn an_index_is_the_same_however_the_head_is_read() {
 #[test]
 fn a_head_of_very_many_lines_is_not_indexed_before_it_is_whole() {
     let lines = |count: usize| format!("OPTIONS sip:a SIP/2.0\r\n{}\r\n", "a:\r\n".repeat(count));
-    assert_eq!(read(lines(PLAIN_LINES).as_bytes(), 10).0, Progress::Whole);
-    assert_eq!(read(lines(PLAIN_LINES + 1).as_bytes(), 10).0, Progress::Odd);
+    assert_eq!(read(lines(FEW).as_bytes(), 10).0, Progress::Whole);
+    assert_eq!(read(lines(FEW + 1).as_bytes(), 10).0, Progress::Odd);
     let index = careful::index(&mut Bytes::from(lines(200)), &Limits::default());
     assert!(index.is_ok_and(|index| index.lines().len() == 200));
 }

@@ -6,7 +6,7 @@ use reveille_proxy::auth::FileUsers;
 
 use super::{Checker, DAY, SECOND, host};
 use crate::config::{
-    model::{Algorithm, Auth, Digest, Node},
+    model::{Algorithm, Auth, Digest, Node, Roles},
     raw,
 };
 
@@ -27,22 +27,16 @@ impl Checker {
         domains
     }
 
-    pub(super) fn node(&mut self, raw: &raw::Node) -> Node {
+    pub(super) fn node(&mut self, raw: &raw::Node, roles: Roles) -> Node {
         if raw.id.is_empty() || raw.id.len() > 63 || !raw.id.bytes().all(is_name_byte) {
             self.fault("node.id", "must be 1 to 63 letters, digits, dots, hyphens or underscores");
-        }
-        for role in &raw.roles {
-            self.choice("node.roles", role, &[("edge", ()), ("home", ())], &[]);
-        }
-        let has = |role: &str| raw.roles.iter().any(|present| present == role);
-        if !(has("edge") && has("home")) {
-            self.fault("node.roles", format!("a node with only one of edge and home is {}", crate::config::NOT_YET));
         }
         if raw.server_header.bytes().any(|byte| byte.is_ascii_control()) {
             self.fault("node.server_header", "must not hold control characters");
         }
         Node {
             id: raw.id.clone(),
+            roles,
             data_dir: self.resolve(&raw.data_dir),
             drain_timeout: self.span("node.drain_timeout", raw.drain_timeout, Duration::ZERO, DAY),
             workers: Some(self.number("node.workers", raw.workers, 0, 1024)).filter(|workers| *workers != 0),

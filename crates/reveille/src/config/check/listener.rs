@@ -16,14 +16,14 @@ enum Kind {
 }
 
 impl Checker {
-    pub(super) fn listeners(&mut self, raw: &[raw::Listener]) -> Vec<Listener> {
+    pub(super) fn listeners(&mut self, raw: &[raw::Listener], cluster: Option<&raw::Cluster>) -> Vec<Listener> {
         if raw.is_empty() {
             self.fault("listener", "at least one [[listener]] is required");
         }
         let mut listeners: Vec<Listener> = Vec::new();
         for (index, raw) in raw.iter().enumerate() {
             let at = format!("listener[{index}]");
-            let Some(listener) = self.listener(&at, raw) else { continue };
+            let Some(listener) = self.listener(&at, raw, cluster) else { continue };
             if listener.addr.port() != 0 && listeners.iter().any(|other| clashes(other, &listener)) {
                 self.fault(&join(&at, "addr"), format!("{} is taken by another listener", listener.addr));
             }
@@ -32,15 +32,19 @@ impl Checker {
         listeners
     }
 
-    fn listener(&mut self, at: &str, raw: &raw::Listener) -> Option<Listener> {
+    fn listener(&mut self, at: &str, raw: &raw::Listener, cluster: Option<&raw::Cluster>) -> Option<Listener> {
         let kinds = [("udp", Kind::Udp), ("tcp", Kind::Tcp), ("tls", Kind::Tls)];
         let kind = self.choice(&join(at, "transport"), &raw.transport, &kinds, &["ws", "wss", "quic"]);
-        let purposes = [("public", Purpose::Public), ("peer", Purpose::Peer)];
-        let purpose = self.choice(&join(at, "purpose"), &raw.purpose, &purposes, &["cluster"]);
+        let purposes = [("public", Purpose::Public), ("peer", Purpose::Peer), ("cluster", Purpose::Cluster)];
+        let purpose = self.choice(&join(at, "purpose"), &raw.purpose, &purposes, &[]);
+        let cluster = (purpose == Some(Purpose::Cluster)).then(|| cluster.cloned().unwrap_or_default());
+        if cluster.is_some() {
+            self.cluster_listener(at, raw);
+        }
         if raw.addr.is_none() {
             self.fault(&join(at, "addr"), "is required");
         }
-        let advertise = self.advertise(at, raw);
+        let advertise = self.advertise(at, raw, cluster.as_ref());
         let tls = match kind {
             Some(Kind::Tls) => self.tls_files(at, raw),
             Some(_) => {
@@ -49,6 +53,13 @@ impl Checker {
             }
             None => None,
         };
+        // Whoever is to be let in as a node must be named; by default it is the name that we look for when we dial.
+        let tls = tls.map(|files| match &cluster {
+            Some(cluster) if files.client_names.is_empty() => {
+                TlsFiles { client_names: vec![cluster.server_name.clone()], ..files }
+            }
+            _ => files,
+        });
         let transport = match kind? {
             Kind::Udp => Transport::Udp,
             Kind::Tcp => Transport::Tcp,
@@ -57,9 +68,18 @@ impl Checker {
         Some(Listener { transport, addr: raw.addr?, advertise, purpose: purpose? })
     }
 
-    fn advertise(&mut self, at: &str, raw: &raw::Listener) -> Option<(String, Option<u16>)> {
-        let key = join(at, "advertise");
-        match &raw.advertise {
+    fn advertise(
+        &mut self,
+        at: &str,
+        raw: &raw::Listener,
+        cluster: Option<&raw::Cluster>,
+    ) -> Option<(String, Option<u16>)> {
+        // A key of its own, for the environment can set it where each node has its own address.
+        let (key, text) = match cluster.and_then(|cluster| cluster.advertise.as_ref()) {
+            Some(text) => ("cluster.advertise".to_owned(), Some(text)),
+            None => (join(at, "advertise"), raw.advertise.as_ref()),
+        };
+        match text {
             Some(text) => {
                 let parsed = host_and_port(text);
                 if parsed.is_none() {

@@ -1,21 +1,15 @@
-//! `[store]`, `[registrar]`, `[security]`, `[limits]`, `[admin]` and `[telemetry]`.
+//! `[registrar]`, `[security]`, `[limits]`, `[admin]` and `[telemetry]`.
 
 use ipnet::IpNet;
 use reveille_runtime::telemetry;
 
 use super::{Checker, DAY, SECOND, join};
 use crate::config::{
-    model::{Admin, Limits, LogFormat, Protection, Registrar, Store, StrongAlternative, Telemetry},
+    model::{Admin, Limits, LogFormat, Protection, Registrar, StrongAlternative, Telemetry},
     raw,
 };
 
 impl Checker {
-    pub(super) fn store(&mut self, raw: &raw::Store, node: &raw::Node) -> Option<Store> {
-        self.choice("store.kind", &raw.kind, &[("embedded", ())], &["redis"])?;
-        let path = raw.path.clone().unwrap_or_else(|| node.data_dir.join("bindings"));
-        Some(Store::Embedded { path: self.resolve(&path) })
-    }
-
     pub(super) fn registrar(&mut self, raw: &raw::Registrar) -> Registrar {
         if !raw.shards.is_power_of_two() || raw.shards > MOST_SHARDS {
             self.fault("registrar.shards", format!("must be a power of two up to {MOST_SHARDS}, got {}", raw.shards));

@@ -64,14 +64,7 @@ fn what_comes_later_is_said_to() {
     for (more, fault) in [
         ("[[listener]]\ntransport = \"wss\"\naddr = \"127.0.0.1:7443\"", "listener[1].transport: \"wss\" is"),
         ("[[listener]]\ntransport = \"quic\"\naddr = \"127.0.0.1:7443\"", "listener[1].transport: \"quic\" is"),
-        (
-            "[[listener]]\ntransport = \"tcp\"\naddr = \"127.0.0.1:7443\"\npurpose = \"cluster\"",
-            "listener[1].purpose: \"cluster\" is",
-        ),
-        ("[store]\nkind = \"redis\"", "store.kind: \"redis\" is"),
-        ("[store.redis]\nurl = \"redis://x\"", "store.redis:"),
         ("[relay]\nupstream = \"x\"", "relay:"),
-        ("[node]\nroles = [\"edge\"]", "node.roles: a node with only one of edge and home is"),
     ] {
         let faults = folder.faults(&good(more));
         let [only] = &faults[..] else { panic!("{more}: {faults:?}") };
@@ -87,6 +80,11 @@ fn single_faults_are_told_by_their_key() {
     for (more, fault) in [
         ("[node]\nid = \"a b\"", "node.id: must be 1 to 63 letters"),
         ("[node]\nroles = [\"edge\", \"home\", \"core\"]", "node.roles: must be one of edge, home, got \"core\""),
+        ("[node]\nroles = [\"edge\"]", "node.roles: must be both edge and home unless store.kind is redis"),
+        ("[node]\nroles = []", "node.roles: must name edge, home, or both"),
+        ("[store]\nkind = \"etcd\"", "store.kind: must be one of embedded, redis, got \"etcd\""),
+        ("[store.redis]\nurls = [\"redis://127.0.0.1\"]", "store.redis: means nothing unless store.kind is redis"),
+        ("[cluster]\nname = \"c\"", "cluster: means nothing unless store.kind is redis"),
         (
             "[[listener]]\ntransport = \"sctp\"\naddr = \"127.0.0.1:1\"",
             "listener[1].transport: must be one of udp, tcp, tls, got \"sctp\"",

@@ -1,0 +1,177 @@
+//! Shards that leave a node while requests are asked of it there.
+
+use std::time::Duration;
+
+use reveille_registrar::{
+    flow::FlowRef,
+    record::BindingKey,
+    replica::StoreError,
+    shard::{HomeEvent, RegisterError, ShardInput, Target, WorkerRef},
+};
+use reveille_sip::{header::HeaderId, message::Message};
+
+use super::{
+    bench::{answer, invite, on, target},
+    nodes::{CALLER, EDGE, FAR, Field, HOME, PHONE, register, registered},
+};
+
+/// Who of a node's shards was asked to register; there must be just one.
+fn registering(field: &mut Field, node: u32) -> (WorkerRef, Option<FlowRef>, usize) {
+    let asked = field.node(node).asked();
+    let [ShardInput::Register(ask)] = asked.as_slice() else { panic!("expected one Register") };
+    (ask.reply, ask.flow, ask.path.len())
+}
+
+/// A call waits for a phone at a home that hands its shard over: it waits at the next one, and the phone is called once.
+#[test]
+fn a_waiting_call_follows_its_shard() {
+    for resolved in [false, true] {
+        let mut field = Field::new();
+        field.node(EDGE).peer(on(EDGE, CALLER), &invite("z9hG4bKa"));
+        field.run();
+        let waiter = field.node(HOME).resolving();
+        if resolved {
+            let event = HomeEvent::Resolved { targets: vec![], waiting: vec![(BindingKey(1), 1000)], known: true };
+            field.tell(HOME, waiter, event);
+        }
+        field.tell(HOME, waiter, HomeEvent::Moved);
+        *field.owner.lock() = None;
+        field.advance(Duration::from_millis(50));
+        assert_eq!(field.statuses(on(EDGE, CALLER)), [100], "nobody is refused while there is no owner");
+        *field.owner.lock() = Some(FAR);
+        field.advance(Duration::from_millis(150));
+        let next = field.node(FAR).resolving();
+        field.tell(
+            FAR,
+            next,
+            HomeEvent::Resolved { targets: vec![target(1, on(FAR, PHONE), false)], waiting: vec![], known: true },
+        );
+        let rings = field.at(on(FAR, PHONE));
+        assert_eq!(rings.len(), 1);
+        field.node(FAR).peer(on(FAR, PHONE), &answer(&rings[0], 200));
+        field.run();
+        assert_eq!(field.statuses(on(EDGE, CALLER)), [200], "resolved: {resolved}");
+    }
+}
+
+/// A shard that comes back to the very node that gave it up.
+#[test]
+fn a_call_that_followed_its_shard_home() {
+    let mut field = Field::new();
+    field.node(EDGE).peer(on(EDGE, CALLER), &invite("z9hG4bKa"));
+    field.run();
+    let waiter = field.node(HOME).resolving();
+    field.tell(HOME, waiter, HomeEvent::Moved);
+    field.advance(Duration::from_millis(50));
+    let again = field.node(HOME).resolving();
+    field.tell(HOME, again, HomeEvent::Resolved { targets: vec![], waiting: vec![], known: true });
+    assert_eq!(field.statuses(on(EDGE, CALLER)), [100, 480]);
+}
+
+/// One phone rings and another sleeps: the one that rings goes on ringing, and is offered the call once.
+#[test]
+fn a_ringing_phone_is_left_ringing_when_the_shard_moves() {
+    let mut field = Field::new();
+    field.node(EDGE).peer(on(EDGE, CALLER), &invite("z9hG4bKa"));
+    field.run();
+    let waiter = field.node(HOME).resolving();
+    let binding = field.binding(false);
+    let event = HomeEvent::Resolved { targets: vec![binding], waiting: vec![(BindingKey(2), 1000)], known: true };
+    field.tell(HOME, waiter, event);
+    let ring = field.at(on(FAR, PHONE)).remove(0);
+    field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 180));
+    field.tell(HOME, waiter, HomeEvent::Moved);
+    *field.owner.lock() = Some(FAR);
+    field.advance(Duration::from_secs(1));
+    assert!(field.node(FAR).asked().is_empty(), "the new owner would offer it to the ringing phone again");
+    field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
+    field.run();
+    assert_eq!(field.statuses(on(EDGE, CALLER)), [100, 180, 200]);
+    assert!(field.at(on(FAR, PHONE)).is_empty());
+}
+
+/// A REGISTER whose shard leaves, or whose write is refused because it has left, goes to the new owner with its Path.
+#[test]
+fn a_register_follows_its_shard() {
+    for event in [HomeEvent::Moved, HomeEvent::Registered(Err(RegisterError::Store(StoreError::Fenced)))] {
+        let mut field = Field::new();
+        field.node(FAR).peer(on(FAR, PHONE), &register());
+        field.run();
+        let (reply, ..) = registering(&mut field, HOME);
+        field.tell(HOME, reply, event);
+        *field.owner.lock() = Some(EDGE);
+        field.advance(Duration::from_millis(150));
+        let (reply, flow, path) = registering(&mut field, EDGE);
+        assert_eq!((flow, path), (None, 1));
+        field.tell(EDGE, reply, registered("sip:alice@198.51.100.1:5070"));
+        assert_eq!(field.statuses(on(FAR, PHONE)), [200]);
+    }
+}
+
+/// The phone's own node was its home: what it now sends on names the phone's flow.
+#[test]
+fn a_register_of_a_local_phone_follows_its_shard() {
+    let mut field = Field::new();
+    *field.owner.lock() = Some(FAR);
+    field.node(FAR).peer(on(FAR, PHONE), &register());
+    field.run();
+    let (reply, flow, path) = registering(&mut field, FAR);
+    assert_eq!((flow, path), (Some(on(FAR, PHONE)), 0));
+    field.tell(FAR, reply, HomeEvent::Moved);
+    *field.owner.lock() = Some(HOME);
+    field.advance(Duration::from_millis(50));
+    let (reply, flow, path) = registering(&mut field, HOME);
+    assert_eq!((flow, path), (None, 1));
+    field.tell(HOME, reply, registered("sip:alice@198.51.100.1:5070"));
+    assert_eq!(field.statuses(on(FAR, PHONE)), [200]);
+}
+
+/// However often a shard moves, the phone is answered in the time it would wait for one that stays.
+#[test]
+fn a_register_does_not_follow_for_ever() {
+    let mut field = Field::new();
+    field.node(FAR).peer(on(FAR, PHONE), &register());
+    field.run();
+    let mut statuses = Vec::new();
+    for _ in 0..200 {
+        if let [ShardInput::Register(ask)] = field.node(HOME).asked().as_slice() {
+            let reply = ask.reply;
+            field.tell(HOME, reply, HomeEvent::Moved);
+        }
+        field.advance(Duration::from_millis(100));
+        statuses.extend(field.statuses(on(FAR, PHONE)));
+    }
+    assert_eq!(statuses, [100, 503]);
+}
+
+/// S-082: a home that has no room, or may promise nothing, is our own overload: the 503 comes through, with Retry-After.
+#[test]
+fn s082_the_503_of_a_home_is_our_own() {
+    let mut field = Field::new();
+    field.node(HOME).homes.full.store(true, std::sync::atomic::Ordering::Relaxed);
+    field.node(FAR).peer(on(FAR, PHONE), &register());
+    field.node(EDGE).peer(on(EDGE, CALLER), &invite("z9hG4bKa"));
+    field.run();
+    for (flow, method) in [(on(FAR, PHONE), "REGISTER"), (on(EDGE, CALLER), "INVITE")] {
+        let answers = field.at(flow);
+        let last = answers.last().expect("an answer");
+        assert_eq!((last.status(), last.has(HeaderId::RetryAfter)), (Some(503), true), "{method}");
+    }
+}
+
+/// A phone that registered where its home was, and whose shard has moved since, is reached through the node that holds its flow.
+#[test]
+fn a_flow_of_another_node_is_reached_through_it() {
+    let mut field = Field::new();
+    field.node(EDGE).peer(on(EDGE, CALLER), &invite("z9hG4bKa"));
+    field.run();
+    let waiter = field.node(HOME).resolving();
+    let binding: Target = target(1, on(FAR, PHONE), false);
+    field.tell(HOME, waiter, HomeEvent::Resolved { targets: vec![binding], waiting: vec![], known: true });
+    let rings = field.at(on(FAR, PHONE));
+    assert!(matches!(rings.as_slice(), [ring] if ring.method_name() == "INVITE"), "{rings:?}");
+    field.node(FAR).peer(on(FAR, PHONE), &answer(&rings[0], 200));
+    field.run();
+    let answers = field.at(on(EDGE, CALLER));
+    assert_eq!(answers.iter().filter_map(Message::status).collect::<Vec<_>>(), [100, 200]);
+}

@@ -1,0 +1,234 @@
+//! Shards that come to a node and leave it: served from the first moment, handed over without a loss.
+#![allow(clippy::unwrap_used)] // a test fails loudly
+#![allow(clippy::await_holding_lock)] // a lock held is what makes the store slow
+
+mod support;
+
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use prometheus::Registry;
+use reveille_push::{Outcome, PushClass};
+use reveille_registrar::{
+    ContactsUpdate, HomeEvent, RegisterRequest, Registrar, RegistrarConfig, ResolveRequest, ShardInput, WorkerRef,
+    metrics::Metrics,
+};
+use reveille_runtime::{Fatal, RuntimeMetrics, clock};
+use reveille_sip::method::Method;
+use support::{Events, Fate, Gone, Memory, Services, aor, register};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+const SHARDS: u16 = 4;
+
+struct Home {
+    registrar: Registrar,
+    events: UnboundedReceiver<(WorkerRef, HomeEvent)>,
+    metrics: Metrics,
+}
+
+impl Home {
+    /// A node that owns nothing yet.
+    async fn start(store: &Arc<Memory>) -> Self {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        let mut config = RegistrarConfig::new(metrics.clone(), RuntimeMetrics::new(&registry).unwrap(), Fatal::new().0);
+        (config.shards, config.assigned) = (SHARDS, true);
+        let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+        let (services, flows) = (Arc::new(Services(Fate::Answered(Outcome::Accepted))), Arc::new(Gone::default()));
+        let registrar =
+            Registrar::spawn(config, store.clone(), services, flows, Arc::new(Events(sender))).await.unwrap();
+        Self { registrar, events, metrics }
+    }
+
+    async fn owner(store: &Arc<Memory>) -> Self {
+        let home = Self::start(store).await;
+        (0..SHARDS).for_each(|shard| home.registrar.acquire(shard));
+        home
+    }
+
+    fn registers(&self, n: u32, cseq: u32) {
+        self.registrar.send(&aor(n), ShardInput::Register(Box::new(register(n, cseq)))).unwrap();
+    }
+
+    fn fetches(&self, n: u32) {
+        let fetch = RegisterRequest { contacts: ContactsUpdate::Fetch, ..register(n, 1) };
+        self.registrar.send(&aor(n), ShardInput::Register(Box::new(fetch))).unwrap();
+    }
+
+    fn calls(&self, n: u32) {
+        let request = ResolveRequest {
+            aor: aor(n),
+            waiter: WorkerRef { worker: 3, context: 77 },
+            class: PushClass::Call,
+            method: Method::Invite,
+            deadline: clock::now() + Duration::from_secs(30),
+            dialog_forming: true,
+        };
+        self.registrar.send(&aor(n), ShardInput::Resolve(Box::new(request))).unwrap();
+    }
+
+    async fn event(&mut self) -> HomeEvent {
+        self.events.recv().await.unwrap().1
+    }
+
+    /// The bindings in the next event, which must be the answer to a REGISTER.
+    async fn bindings(&mut self) -> usize {
+        match self.event().await {
+            HomeEvent::Registered(Ok(views)) => views.len(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Twenty phones registered at a node that is no more.
+async fn inherited() -> Arc<Memory> {
+    let store = Arc::new(Memory::default());
+    let mut first = Home::owner(&store).await;
+    for n in 0..20 {
+        first.registers(n, 1);
+        assert_eq!(first.bindings().await, 1);
+    }
+    store
+}
+
+/// Whether a REGISTER for that address-of-record is sent on to another node.
+async fn is_sent_on(home: &mut Home, n: u32) -> bool {
+    home.registers(n, 9);
+    match home.event().await {
+        HomeEvent::Moved => true,
+        HomeEvent::Registered(Ok(_)) => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_serves_the_shards_it_was_given_and_no_others() {
+    let mut home = Home::start(&Arc::default()).await;
+    assert_eq!(home.registrar.serving(), 0);
+    for n in 0..20 {
+        assert!(is_sent_on(&mut home, n).await);
+    }
+    home.registrar.acquire(2);
+    assert_eq!(home.registrar.serving(), 1);
+    for n in 0..20 {
+        let is_elsewhere = home.registrar.shard_of(&aor(n)) != 2;
+        assert_eq!(is_sent_on(&mut home, n).await, is_elsewhere, "{n}");
+    }
+    home.registrar.acquire(SHARDS); // there is no such shard
+    assert_eq!(home.registrar.serving(), 1);
+}
+
+/// Takeover: what is asked for is read first, while nothing else of the shard is there yet.
+#[tokio::test]
+async fn a_shard_serves_before_it_is_filled() {
+    let store = inherited().await;
+    let slow = store.loading.lock().unwrap();
+    let mut second = Home::owner(&store).await;
+    for n in 0..20 {
+        second.fetches(n);
+        assert_eq!(second.bindings().await, 1, "{n}");
+    }
+    assert_eq!(second.metrics.bindings.get(), 20, "read one by one");
+    // A refresh that came meanwhile is not undone by what is read later.
+    second.registers(7, 2);
+    assert_eq!(second.bindings().await, 1);
+    second.registers(100, 1);
+    assert_eq!(second.bindings().await, 1, "nobody has a record of that one");
+    let newest = second.registrar.inspect(&aor(7)).await.unwrap();
+    drop(slow);
+    filled(&second, 21).await;
+    assert_eq!(second.registrar.inspect(&aor(7)).await.unwrap(), newest);
+    assert_eq!(newest.unwrap().bindings[0].cseq, 2);
+}
+
+/// Waits until a shard holds so many bindings, and no more come.
+async fn filled(home: &Home, bindings: i64) {
+    while home.metrics.bindings.get() < bindings {
+        tokio::task::yield_now().await;
+    }
+    for n in 0..20 {
+        home.registrar.inspect(&aor(n)).await.unwrap();
+    }
+    assert_eq!(home.metrics.bindings.get(), bindings);
+}
+
+#[tokio::test]
+async fn a_shard_is_filled_when_nobody_asks() {
+    let store = inherited().await;
+    let second = Home::owner(&store).await;
+    filled(&second, 20).await;
+}
+
+/// A call to a phone that the new owner has never heard of is answered in the order in which things came.
+#[tokio::test]
+async fn inputs_that_wait_for_a_record_keep_their_order() {
+    let store = inherited().await;
+    let slow = store.loading.lock().unwrap();
+    let mut second = Home::owner(&store).await;
+    second.calls(5);
+    second.registers(5, 2);
+    assert!(matches!(second.event().await, HomeEvent::Resolved { waiting, .. } if waiting.len() == 1));
+    assert_eq!(second.bindings().await, 1);
+    assert!(matches!(second.event().await, HomeEvent::Woken { .. }));
+    drop(slow);
+}
+
+/// A store that cannot be read holds requests up; it loses none, and invents no answer.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_cannot_be_read_is_asked_again() {
+    let store = inherited().await;
+    store.broken.store(true, Ordering::Relaxed);
+    let mut second = Home::owner(&store).await;
+    second.fetches(3);
+    let early = tokio::time::timeout(Duration::from_secs(5), second.event()).await;
+    assert!(early.is_err(), "{early:?}");
+    store.broken.store(false, Ordering::Relaxed);
+    assert_eq!(second.bindings().await, 1);
+}
+
+/// Handover: whoever waits is told to ask the new owner, and the shard's memory is gone.
+#[tokio::test]
+async fn a_shard_that_leaves_tells_whoever_waits() {
+    let store = inherited().await;
+    let mut first = Home::owner(&store).await;
+    first.calls(5);
+    assert!(matches!(first.event().await, HomeEvent::Resolved { waiting, .. } if waiting.len() == 1));
+    for shard in 0..SHARDS {
+        first.registrar.release(shard).await;
+    }
+    assert_eq!(first.events.recv().await.unwrap(), (WorkerRef { worker: 3, context: 77 }, HomeEvent::Moved));
+    assert_eq!((first.registrar.serving(), first.metrics.bindings.get(), first.metrics.waiters.get()), (0, 0, 0));
+    assert!(is_sent_on(&mut first, 5).await);
+    // And back: nothing was lost on the way.
+    (0..SHARDS).for_each(|shard| first.registrar.acquire(shard));
+    for n in 0..20 {
+        first.fetches(n);
+        assert_eq!(first.bindings().await, 1);
+    }
+}
+
+/// What still waits for its record when the shard leaves is sent on as well.
+#[tokio::test]
+async fn a_shard_that_leaves_before_it_was_filled_sends_requests_on() {
+    let store = inherited().await;
+    let slow = store.loading.lock().unwrap();
+    store.broken.store(true, Ordering::Relaxed);
+    let mut second = Home::owner(&store).await;
+    second.calls(5);
+    second.registrar.release(second.registrar.shard_of(&aor(5))).await;
+    assert_eq!(second.event().await, HomeEvent::Moved);
+    drop(slow);
+}
+
+#[tokio::test]
+async fn a_shard_given_twice_and_taken_twice_is_one_shard() {
+    let store = inherited().await;
+    let mut second = Home::owner(&store).await;
+    (0..SHARDS).for_each(|shard| second.registrar.acquire(shard));
+    filled(&second, 20).await;
+    second.registers(5, 2);
+    assert_eq!(second.bindings().await, 1);
+    for shard in (0..SHARDS).chain(0..SHARDS) {
+        second.registrar.release(shard).await;
+    }
+    assert_eq!(second.metrics.bindings.get(), 0);
+}

@@ -1,0 +1,71 @@
+//! What a node says of the cluster it is part of.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Query, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use reveille_proxy::peers::{Home, Peers};
+use reveille_registrar::{Aor, Record, Replica, StoreError};
+use serde_json::json;
+
+use super::{Api, Whose, refusal};
+use crate::cluster::{StatusSource, View};
+
+/// What is known of the cluster; given to [`Api::join`].
+pub struct Cluster {
+    /// The driver.
+    pub status: StatusSource,
+    /// Who owns what.
+    pub view: Arc<View>,
+    /// The store that all nodes share.
+    pub replica: Arc<dyn Replica>,
+}
+
+impl Cluster {
+    /// The record of an address-of-record that another node owns, as it is stored.
+    pub(super) async fn stored(&self, shard: u16, aor: &Aor) -> Result<Option<Record>, StoreError> {
+        let value = self.replica.read(shard, aor).await?;
+        Ok(value.and_then(|value| Record::decode(&value).ok()))
+    }
+
+    pub(super) fn is_elsewhere(&self, aor: &Aor) -> bool {
+        self.view.home(aor) != Home::Here
+    }
+}
+
+pub(super) async fn status(State(api): State<Api>) -> Response {
+    let Some(cluster) = api.cluster.get() else { return alone() };
+    match cluster.status.status().await {
+        Some(status) => Json(status).into_response(),
+        None => refusal(StatusCode::SERVICE_UNAVAILABLE, "the node stops"),
+    }
+}
+
+pub(super) async fn home(State(api): State<Api>, Query(Whose { aor }): Query<Whose>) -> Response {
+    let (Some(cluster), Some(sources)) = (api.cluster.get(), api.sources.get()) else { return alone() };
+    let aor = match sources.read(&aor) {
+        Ok(aor) => aor,
+        Err(refusal) => return *refusal,
+    };
+    let tag = match cluster.view.home(&aor) {
+        Home::Here => Some(cluster.view.own()),
+        Home::At(tag) => Some(tag),
+        Home::Nowhere => None,
+    };
+    let status = cluster.status.status().await;
+    let name = status.zip(tag).and_then(|(status, tag)| status.nodes.into_iter().find(|node| node.tag == tag.0));
+    Json(json!({
+        "aor": aor.as_str(),
+        "shard": sources.registrar.shard_of(&aor),
+        "node": name.map(|node| node.id),
+    }))
+    .into_response()
+}
+
+fn alone() -> Response {
+    refusal(StatusCode::NOT_FOUND, "this node is not part of a cluster, or has not joined it yet")
+}

@@ -1,0 +1,67 @@
+//! A real redis-server of the test's own.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// A server process on a port of its own; ended when dropped.
+pub(crate) struct Redis {
+    child: Child,
+    dir: tempfile::TempDir,
+    pub(crate) port: u16,
+}
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let dir = tempfile::tempdir().expect("a folder");
+        Self { child: spawn(port, dir.path()), dir, port }
+    }
+
+    /// Ends the process without a word.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("the process is there");
+        self.child.wait().expect("it can be waited for");
+    }
+
+    /// Starts it again, with what it had written to its log.
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(self.port, self.dir.path());
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(status.expect("there is a kill command").success());
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Every write is on the disk before it is answered: what a test kills must come back as it was.
+fn spawn(port: u16, dir: &std::path::Path) -> Child {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
+    command.args(["--appendfsync", "always", "--loglevel", "warning", "--dir"]).arg(dir);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed (Debian package redis-server)");
+    let give_up = Instant::now() + PATIENCE;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(child.try_wait().expect("a status").is_none(), "redis-server ended at once");
+        assert!(Instant::now() < give_up, "redis-server does not listen");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child
+}

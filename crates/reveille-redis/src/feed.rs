@@ -233,7 +233,7 @@ impl Tail {
             let apart = gateway.topology.is_cluster() && self.streams.len() > 1;
             let mut requests = self.requests(gateway, apart);
             let mut answers: Vec<_> = requests.iter().map(|_| None).collect();
-            gateway.ask_round(&self.pool, &mut requests, &mut answers, false).await;
+            gateway.ask_redirected(&self.pool, &mut requests, &mut answers).await;
             let (mut entries, mut failed) = (Vec::new(), false);
             for answer in answers {
                 match answer {

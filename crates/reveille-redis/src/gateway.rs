@@ -251,6 +251,21 @@ impl Gateway {
         answers.into_iter().map(|answer| answer.unwrap_or(Err(CommandError::Unavailable))).collect()
     }
 
+    /// Sends requests and follows redirections, without pausing: what has no answer then has to come again later.
+    pub(crate) async fn ask_redirected(
+        &self,
+        pool: &Pool,
+        requests: &mut [Request],
+        answers: &mut [Option<Result<Value, CommandError>>],
+    ) {
+        for _ in 0..MOST_REDIRECTIONS {
+            let later = self.ask_round(pool, requests, answers, false).await;
+            if later || answers.iter().all(Option::is_some) {
+                return;
+            }
+        }
+    }
+
     /// Sends what has no answer yet. Returns whether the rest should wait a little.
     pub(crate) async fn ask_round(
         &self,

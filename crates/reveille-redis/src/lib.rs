@@ -8,12 +8,16 @@
 //! does not know it yet, changes nothing. Redis never sees an address, a contact or a push token in the clear (P-109).
 //! `docs/redis.md` says which keys, functions and rights there are, and what each level of durability promises.
 //!
-//! * `store` is that store, [`members`] the leases and the map, [`feed`] the change feed;
-//! * `writer` is group commit, `gateway` the way to the servers, `topology` which server that is, `link` the connections;
+//! * `store` is that store, `claims` and `deferred` what owners do, [`members`] the leases and the map, [`feed`] the change
+//!   feed, `load` reading a shard;
+//! * `writer` is group commit, `call` what it sends, `gateway` the way to the servers, `topology` which server that is, `link` the connections;
 //! * `seal` is what a record looks like in there, `functions.lua` what happens there.
 
 mod backoff;
+mod call;
+mod claims;
 pub mod config;
+mod deferred;
 pub mod error;
 pub mod feed;
 mod functions;
@@ -21,6 +25,7 @@ mod gateway;
 mod held;
 mod keys;
 mod link;
+mod load;
 pub mod members;
 pub mod metrics;
 mod pending;
@@ -30,10 +35,12 @@ mod store;
 mod topology;
 mod writer;
 
+pub use claims::Fence;
 pub use config::{ConfigError, Credentials, Endpoint, Mode, RedisConfig, Tls, WaitReplicas};
+pub use deferred::Deferred;
 pub use error::{ClaimError, CommandError, ConnectError, DeferError, FencedError, LeaseError};
 pub use feed::{Change, Feed, FeedError, Followed};
 pub use members::{MapEvent, MapWatch, Member, Ownership};
 pub use metrics::Metrics;
 pub use seal::{Keyring, KeyringError, OpenError};
-pub use store::{Deferred, Fence, RedisStore};
+pub use store::RedisStore;

@@ -9,27 +9,23 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::ExponentialBackoff;
-use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use redis::Value;
-use reveille_registrar::aor::Aor;
 use reveille_runtime::clock;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::oneshot;
 
 use crate::backoff;
+use crate::call::{Call, Job, Line, next_call};
 use crate::config::Endpoint;
-use crate::functions::Function;
-use crate::gateway::{Gateway, MOST_REDIRECTIONS, Outcome, Request, Round};
+use crate::gateway::{Gateway, MOST_REDIRECTIONS, Outcome, Round};
 use crate::held::{Held, Lease};
 use crate::keys::shard_slot;
 use crate::link::Pool;
-use crate::pending::{Desk, Fate, Pending};
+use crate::pending::{Desk, Fate};
 use crate::reply::refusal;
-use crate::seal::{Field, Sealer};
+use crate::seal::Sealer;
 use crate::topology::Table;
 
 /// What a store and its writers share.
@@ -45,56 +41,12 @@ pub(crate) struct Shared {
     pub(crate) write_timeout: Duration,
 }
 
-/// What a writer is given.
-pub(crate) enum Job {
-    /// Keep a record.
-    Write(WriteJob),
-    /// Say when everything before this, of the shard, has its verdict.
-    Barrier(u16, oneshot::Sender<()>),
-    /// Finish what you have, and end.
-    Close,
-}
-
-/// One record to keep.
-pub(crate) struct WriteJob {
-    pub(crate) shard: u16,
-    /// The epoch at which it was handed over: under a later one it is void.
-    pub(crate) epoch: u64,
-    pub(crate) aor: Aor,
-    pub(crate) value: Option<Bytes>,
-    /// The version that the record must have. Such a write goes alone.
-    pub(crate) expected: Option<u64>,
-    pub(crate) pending: Pending,
-}
-
-/// What a shard has waiting.
-#[derive(Default)]
-struct Line {
-    waiting: VecDeque<Job>,
-    /// A call is under way.
-    busy: bool,
-    /// It stands in a server's list of shards that have something to send.
-    listed: bool,
-}
-
 /// One server, as this writer sees it.
 struct Server {
     endpoint: Endpoint,
     ready: VecDeque<u16>,
     again: Vec<Call>,
     in_flight: usize,
-}
-
-/// One call: records of one shard that are written together.
-struct Call {
-    shard: u16,
-    epoch: u64,
-    request: Request,
-    /// Each write with the version of the record that carries it.
-    writes: Vec<(Pending, u64)>,
-    give_up: Instant,
-    redirections: u32,
-    pauses: ExponentialBackoff,
 }
 
 /// A batch whose replies came, or will not.
@@ -105,8 +57,6 @@ struct Done {
     began: Instant,
 }
 
-/// Most records in one call: while it runs the server does nothing else.
-const MOST_RECORDS: usize = 64;
 /// Most jobs taken from the queue before something is sent.
 const MOST_JOBS: usize = 4096;
 
@@ -354,83 +304,4 @@ async fn exchange(shared: Arc<Shared>, pool: Arc<Pool>, endpoint: Endpoint, mut 
     let mut requests: Vec<_> = calls.iter_mut().map(|call| &mut call.request).collect();
     let round = shared.gateway.round(&pool, &endpoint, &mut requests, shared.gateway.wait).await;
     Done { endpoint, calls, round, began }
-}
-
-/// A record of a call: of several writes to one address only the last is sent.
-struct Record {
-    aor: Aor,
-    field: Field,
-    value: Option<Bytes>,
-    expected: Option<u64>,
-}
-
-/// Makes a call of what a shard has waiting; `None` where nothing is left to send.
-fn next_call(shared: &Shared, shard: u16, line: &mut Line) -> Option<Call> {
-    let now = clock::now();
-    let held = shared.held.epoch(shard);
-    let mut records: Vec<Record> = Vec::new();
-    let mut writes: Vec<(Pending, usize)> = Vec::new();
-    while let Some(job) = line.waiting.pop_front() {
-        let write = match job {
-            Job::Barrier(_, done) if writes.is_empty() => {
-                let _ = done.send(());
-                continue;
-            }
-            Job::Write(write) if write.epoch == 0 || write.epoch != held => {
-                write.pending.answer(Fate::Fenced(0), now);
-                continue;
-            }
-            Job::Write(write)
-                if now >= write.pending.taken + shared.write_timeout
-                    || !shared.lease.runs(now)
-                    || shared.held.is_paused(shard) =>
-            {
-                write.pending.answer(Fate::Unknown, now);
-                continue;
-            }
-            Job::Write(write) if writes.is_empty() || (write.expected.is_none() && writes.len() < MOST_RECORDS) => {
-                write
-            }
-            job => {
-                line.waiting.push_front(job);
-                break;
-            }
-        };
-        let WriteJob { aor, value, expected, pending, .. } = write;
-        let at = records.iter().position(|record| record.aor == aor).unwrap_or_else(|| {
-            let field = shared.sealer.field(&aor);
-            records.push(Record { aor, field, value: None, expected });
-            records.len() - 1
-        });
-        records[at].value = value;
-        writes.push((pending, at));
-        if expected.is_some() {
-            break;
-        }
-    }
-    let taken = writes.iter().map(|(pending, _)| pending.taken).min()?;
-    let first = shared.held.versions(shard, records.len() as u64);
-    let keys = shared.gateway.keys.shard(shard);
-    let mut cmd = shared.gateway.call(Function::Write, &[&keys.fence, &keys.records, &keys.feed]);
-    cmd.arg(held).arg(&shared.gateway.node).arg(shared.feed_length).arg(first);
-    for (version, record) in (first..).zip(&records) {
-        let value = record.value.as_deref();
-        // Without randomness nothing can be sealed: dropping the writes says that their fate is not known.
-        let blob = shared.sealer.seal(shard, &record.field, version, &record.aor, value).ok()?;
-        cmd.arg(&record.field[..]);
-        match record.expected {
-            None => cmd.arg("*"),
-            Some(expected) => cmd.arg(expected),
-        };
-        cmd.arg(if value.is_some() { "s" } else { "d" }).arg(blob);
-    }
-    Some(Call {
-        shard,
-        epoch: held,
-        request: Request::new(shard_slot(shard), cmd),
-        writes: writes.into_iter().map(|(pending, at)| (pending, first + at as u64)).collect(),
-        give_up: taken + shared.write_timeout,
-        redirections: 0,
-        pauses: backoff::pauses(),
-    })
 }

@@ -113,6 +113,13 @@ async fn a_cluster_keeps_everything_and_moves_slots_under_load() {
         assert_eq!((change.shard, change.aor), (shard, aor("alice")));
     }
 
+    // More than one step of a scan brings.
+    for id in 0..1000 {
+        node.store.write(3, support::write(id, &format!("many{id}"), Some("x"))).unwrap();
+    }
+    for id in 0..1000 {
+        assert_eq!(node.verdict(), (3, id, Ok(())));
+    }
     let mut load = Load::new(16);
     let mut stage = 0;
     let (source, slot) = (cluster.master(3), slot(&cluster.servers[0], 3));
@@ -141,14 +148,29 @@ async fn a_cluster_keeps_everything_and_moves_slots_under_load() {
             // Half of the shard is here, half there: the servers ask to come again.
             2 => migrate(&["rv:lab:{3}:fence"]),
             3 => migrate(&["rv:lab:{3}:records", "rv:lab:{3}:feed"]),
-            4 => {
+            _ => {}
+        }
+        stage > 4
+    });
+    // All is there, and still everybody is sent to ask there only this once.
+    assert_eq!(node.write(3, u64::MAX, "asked", Some("x")), Ok(()));
+    assert!(node.store.read_through(3, &aor("asked"), soon()).await.unwrap().is_some());
+    let loaded = node.load(3);
+    assert_eq!(loaded["asked@example.com"], "x");
+    assert_eq!(loaded.keys().filter(|user| user.starts_with("many")).count(), 1000);
+    let mut asked = node.store.follow(vec![(3, String::new()), (4, String::new())]);
+    while !matches!(asked.next().await.unwrap(), Followed::Change(change) if change.aor == aor("asked")) {}
+    let before = load.acknowledged_count;
+    load.run(&node, |load| {
+        if load.acknowledged_count > before + 300 * (stage - 4) {
+            stage += 1;
+            if stage == 6 {
                 for server in [target, source] {
                     assert_eq!(server.say(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(target)]), "+OK");
                 }
             }
-            _ => {}
         }
-        stage > 5
+        stage > 6
     });
     assert_eq!(load.unknown, 0, "every write was acknowledged");
     load.check(&node.store);

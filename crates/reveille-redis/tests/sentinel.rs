@@ -28,7 +28,7 @@ impl Trio {
                  sentinel parallel-syncs main 2\n"
             );
             let path = file(dir.path(), "sentinel.conf", &text).display().to_string();
-            Server::launch("redis-sentinel", own, vec![path], dir)
+            Server::launch("redis-server", own, vec![path, "--sentinel".to_owned()], dir)
         };
         let trio = Trio { servers, sentinels: (0..3).map(sentinel).collect() };
         until("the sentinels know everyone", || {

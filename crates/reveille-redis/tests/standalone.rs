@@ -85,21 +85,39 @@ async fn a_stale_owner_is_fenced() {
     assert_eq!(old.metrics.fenced.get(), 2);
 }
 
-/// A write that was handed over under one claim does not slip through under a later one.
+/// A write that was handed over under one claim does not slip through under a later one, even of the same node: in between the
+/// shard may have been somebody else's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_belongs_to_the_claim_it_was_made_under() {
     let server = Server::start();
     let node = Node::owner(&config(server.mode(), "n1")).await;
+    let count = 10_000;
+    for id in 0..count {
+        node.store.write(3, write(id, &format!("user{id}"), Some("x"))).unwrap();
+    }
+    assert_eq!(node.store.claim(&[(3, 1)], soon()).await, [Ok(2)]);
+    let verdicts: Vec<_> = (0..count).map(|_| node.verdict().2).collect();
+    let written = verdicts.iter().take_while(|verdict| verdict.is_ok()).count();
+    assert!(written < verdicts.len(), "the claim came in between");
+    assert!(verdicts[written..].iter().all(|verdict| *verdict == Err(StoreError::Fenced)), "after {written}");
+    assert_eq!(node.load(3).len(), written);
+    assert_eq!(node.write(3, count, "late", Some("x")), Ok(()));
+}
+
+/// An owner that disowns a shard stops at once: what waits is not sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disowned_shard_is_not_written() {
+    let server = Server::start();
+    let node = Node::owner(&config(server.mode(), "n1")).await;
     server.signal("STOP");
     node.store.write(3, write(1, "alice", Some("first"))).unwrap();
-    // The first is on its way, the second waits for it when the shard is given up and claimed anew.
+    // The first is on its way, the second waits for it.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     node.store.write(3, write(2, "alice", Some("second"))).unwrap();
     node.store.disown(3);
     server.signal("CONT");
     assert_eq!(node.verdict(), (3, 1, Ok(())));
     assert_eq!(node.verdict(), (3, 2, Err(StoreError::Fenced)));
-    assert_eq!(node.store.claim(&[(3, 1)], soon()).await, [Ok(2)]);
     assert_eq!(node.load(3), one("alice", "first"));
 }
 
@@ -230,6 +248,33 @@ async fn a_full_queue_refuses_and_recovers() {
     }
     assert_eq!(node.write(3, 4, "alice", Some("y")), Ok(()));
     assert_eq!(node.metrics.refusals.get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_is_full_by_weight_too() {
+    let server = Server::start();
+    let config = RedisConfig { queue_bytes: 100, ..config(server.mode(), "n1") };
+    let node = Node::owner(&config).await;
+    let large = "x".repeat(500);
+    server.signal("STOP");
+    node.store.write(3, write(0, "alice", Some(&large))).unwrap();
+    assert_eq!(node.store.write(4, write(1, "alice", Some("x"))), Err(StoreFull), "the first may be of any weight");
+    server.signal("CONT");
+    assert_eq!(node.verdict(), (3, 0, Ok(())));
+    assert_eq!(node.write(4, 2, "alice", Some("x")), Ok(()));
+}
+
+/// A store that is closed answers what it took, takes nothing more, and lets go of whoever heard its verdicts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closed_store_has_answered_everything() {
+    let server = Server::start();
+    let node = Node::owner(&config(server.mode(), "n1")).await;
+    for id in 0..1000 {
+        node.store.write((id % 64) as u16, write(id, "alice", Some("x"))).unwrap();
+    }
+    node.store.close().await;
+    assert_eq!(node.verdicts.iter().filter(|(_, _, verdict)| verdict.is_ok()).count(), 1000, "and the ear is gone");
+    assert_eq!(node.store.write(3, write(1000, "alice", Some("x"))), Err(StoreFull));
 }
 
 /// P-109: neither the server's keys and values, nor its files, nor what passes over the wire names a user or a token.

@@ -1,0 +1,106 @@
+//! Reading a shard, bit by bit, or one record of it.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use redis::Value;
+use reveille_registrar::aor::Aor;
+use reveille_registrar::replica::StoreError;
+use reveille_runtime::clock;
+use tokio::sync::mpsc;
+
+use crate::backoff;
+use crate::config::Endpoint;
+use crate::error::CommandError;
+use crate::gateway::Request;
+use crate::keys::shard_slot;
+use crate::link::Pool;
+use crate::reply::Shape;
+use crate::seal::{OpenError, Opened};
+use crate::writer::Shared;
+
+pub(crate) type Loaded = Result<(Aor, Bytes), StoreError>;
+
+/// Records read before somebody takes them.
+pub(crate) const LOAD_AHEAD: usize = 512;
+/// Records that one step of reading a shard returns, about.
+const LOAD_STEP: usize = 256;
+
+/// Reads all records of a shard. A cursor means something only to the server process that gave it: while that answers it is
+/// asked again, and when a step fails the scan begins anew.
+pub(crate) async fn scan(shared: &Shared, shard: u16, out: &mpsc::Sender<Loaded>) -> Result<(), CommandError> {
+    let gateway = &shared.gateway;
+    let key = gateway.keys.shard(shard).records;
+    let pool = Pool::new(gateway.connector.clone(), gateway.metrics.clone());
+    let (mut cursor, mut pauses) = ("0".to_owned(), backoff::pauses());
+    let (mut give_up, mut ask) = (clock::now() + shared.write_timeout, None::<Endpoint>);
+    loop {
+        let mut cmd = redis::cmd("HSCAN");
+        cmd.arg(&key).arg(&cursor).arg("COUNT").arg(LOAD_STEP);
+        let mut requests = [Request { ask: ask.clone(), ..Request::new(shard_slot(shard), cmd) }];
+        let mut answers = [None];
+        gateway.ask_round(&pool, &mut requests, &mut answers, false).await;
+        let ([request], [answer]) = (requests, answers);
+        let Some(answer) = answer else {
+            ask = request.ask;
+            if clock::now() >= give_up {
+                return Err(CommandError::Unavailable);
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(backoff::LONGEST)).await;
+            cursor = "0".to_owned();
+            continue;
+        };
+        let mut parts = answer?.array()?.into_iter();
+        cursor = parts.next().text()?;
+        if !pass_on(shared, shard, parts.next().array()?, out).await? || cursor == "0" {
+            return Ok(());
+        }
+        give_up = clock::now() + shared.write_timeout;
+    }
+}
+
+/// Opens records and passes them on. `false` when nobody wants them any more.
+async fn pass_on(
+    shared: &Shared,
+    shard: u16,
+    items: Vec<Value>,
+    out: &mpsc::Sender<Loaded>,
+) -> Result<bool, CommandError> {
+    let mut items = items.into_iter();
+    while let Some(field) = items.next() {
+        let (field, blob) = (field.octets()?, items.next().octets()?);
+        match shared.sealer.open(shard, &field, blob) {
+            Ok(Opened { aor, value: Some(value), .. }) => {
+                if out.send(Ok((aor, value))).await.is_err() {
+                    return Ok(false);
+                }
+            }
+            // One record that somebody spoilt must not keep a whole shard from being served.
+            Ok(_) | Err(OpenError::Damaged) => {
+                shared.desk.metrics.damaged.inc();
+                tracing::error!(shard, field = hex::encode(&field), "a record is damaged and left out");
+            }
+            // Here it is we who lack something: to go on would forget phones.
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
+/// One record and its version.
+pub(crate) async fn read_through(
+    shared: &Shared,
+    shard: u16,
+    aor: &Aor,
+    deadline: Instant,
+) -> Result<Option<(u64, Bytes)>, CommandError> {
+    let field = shared.sealer.field(aor);
+    let mut cmd = redis::cmd("HGET");
+    cmd.arg(shared.gateway.keys.shard(shard).records).arg(&field[..]);
+    let blob = match shared.gateway.ask(Request::new(shard_slot(shard), cmd), deadline).await? {
+        Value::Nil => return Ok(None),
+        value => value.octets()?,
+    };
+    let opened = shared.sealer.open(shard, &field, blob)?;
+    Ok(opened.value.map(|value| (opened.version, value)))
+}

@@ -484,10 +484,7 @@ impl Node {
         let numbers: Vec<u16> = self.shards.keys().copied().collect();
         for number in numbers {
             let Some(epoch) = self.own.may_write(local, number) else { continue };
-            loop {
-                let Some(shard) = self.shards.get_mut(&number).filter(|shard| shard.loaded && !shard.suspended) else {
-                    break;
-                };
+            while let Some(shard) = self.shards.get_mut(&number).filter(|shard| shard.loaded && !shard.suspended) {
                 let (aor, promise, id) = if let Some((aor, promise)) = shard.deferred.pop() {
                     (aor, promise, None)
                 } else if let Some((id, aor, promise)) = shard.inbox.pop() {
@@ -552,7 +549,7 @@ impl Node {
                     self.send_write(local, number, aor);
                 }
             }
-            if self.ticks % 4 == 0 {
+            if self.ticks.is_multiple_of(4) {
                 self.ask(local, Ask::HandedIn(number, epoch), Request::ReadHandedIn { shard: number });
             }
         }

@@ -71,6 +71,10 @@ struct Client {
     call: Arc<str>,
     cseq: u32,
     contact: u32,
+    /// It starts anew before its next REGISTER.
+    anew: bool,
+    /// When it falls silent, so that whatever it was told last has to last.
+    until: Micros,
 }
 
 #[derive(Clone)]
@@ -121,7 +125,8 @@ impl World {
             world.push(at, Event::Start { slot });
         }
         for number in 0..CLIENTS {
-            world.clients.push(Client { seq: 0, call: call(number, 0), cseq: 0, contact: 0 });
+            let until = world.random.range(1_000_000, QUIET + 1_500_000);
+            world.clients.push(Client { seq: 0, call: call(number, 0), cseq: 0, contact: 0, anew: false, until });
             world.push(500_000 + u64::from(number) * 10_000, Event::Client(number));
         }
         world.push(100_000, Event::EdgeAsks(0));
@@ -286,7 +291,10 @@ impl World {
                 Ok(())
             }
             Event::Start { slot } => {
-                if self.slots[slot].node.is_none() {
+                // In quiet times no node has a twin.
+                let tag = self.slots[slot].tag;
+                let twin = self.slots.iter().any(|other| other.tag == tag && other.node.is_some());
+                if self.slots[slot].node.is_none() && !(twin && self.now >= QUIET) {
                     self.start(slot);
                 }
                 Ok(())
@@ -314,8 +322,13 @@ impl World {
                     self.check_claim(shard, old)?;
                 }
             }
-            (Request::Write { shard, epoch, .. }, Reply::Written(result)) => match result {
-                Ok(()) => self.checker.wrote(*shard, *epoch, by)?,
+            (Request::Write { shard, aor, value, .. }, Reply::Written(result)) => match result {
+                Ok(()) => {
+                    self.checker.wrote(*shard, self.store.fences[usize::from(*shard)].epoch, by)?;
+                    if !self.may_have_lost() && self.store.record(*shard, *aor) == Some(value) {
+                        self.checker.stored(*aor, value.seq)?;
+                    }
+                }
                 Err(Refusal::Fenced(_)) => self.stats.fenced += 1,
                 Err(Refusal::Conflict) => self.stats.conflicts += 1,
             },
@@ -350,7 +363,7 @@ impl World {
     /// Rule (2): at the moment at which a claim is granted, nobody may write under the epoch that it ends.
     fn check_claim(&self, shard: u16, old: Fence) -> Result<(), Broken> {
         // A store that forgot leases lets a shard be claimed from a node that does not know; the fence stops it.
-        if self.failed_over && !self.waits {
+        if self.may_have_lost() {
             return Ok(());
         }
         for slot in &self.slots {
@@ -477,7 +490,7 @@ impl World {
     }
 
     fn client(&mut self, number: u16) {
-        if self.now > QUIET + 1_500_000 {
+        if self.now > self.clients[usize::from(number)].until {
             return;
         }
         let again = self.now + self.random.range(60_000, 500_000);
@@ -486,13 +499,13 @@ impl World {
         let Some(owner) = self.edges[edge].owner(shard) else { return self.push(again, Event::Client(number)) };
         let homes: Vec<usize> = (0..self.slots.len()).filter(|&slot| self.slots[slot].tag == owner.0).collect();
         let slot = homes[self.random.index(homes.len())];
-        let anew = self.random.one_in(12);
+        let starts_anew = self.random.one_in(12);
         let moves = self.random.one_in(10);
         let client = &mut self.clients[usize::from(number)];
         client.seq += 1;
         client.cseq += 1;
         client.contact += u32::from(moves);
-        if anew {
+        if std::mem::replace(&mut client.anew, starts_anew) {
             client.call = call(number, client.seq);
             client.cseq = 1;
         }
@@ -509,8 +522,8 @@ impl World {
         let start = self.slots[slot].start;
         let at = self.now + self.random.range(200, 5_000);
         self.push(at, Event::ToHome { slot, start, register });
-        // A phone that starts anew takes its time.
-        self.push(if anew { again + 900_000 } else { again }, Event::Client(number));
+        // A phone that starts anew takes its time: longer than a REGISTER lives, and than clocks differ.
+        self.push(if starts_anew { again + 900_000 } else { again }, Event::Client(number));
     }
 
     /// Rule (4).
@@ -550,7 +563,7 @@ impl World {
 
     /// Rules (1) and (5).
     fn check_records(&self) -> Result<(), Broken> {
-        if self.failed_over && !self.waits {
+        if self.may_have_lost() {
             return Ok(());
         }
         for aor in 0..CLIENTS {
@@ -558,6 +571,11 @@ impl World {
             self.checker.check(aor, stored.map(|value| value.seq))?;
         }
         Ok(())
+    }
+
+    /// Whether the store may have lost what it acknowledged.
+    fn may_have_lost(&self) -> bool {
+        self.failed_over && !self.waits
     }
 
     fn homes(&self) -> Vec<usize> {

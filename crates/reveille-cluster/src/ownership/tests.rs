@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use reveille_registrar::flow::NodeTag;
+
 use super::*;
 use crate::{
     roster::{Lease, NodeInfo},

@@ -8,7 +8,7 @@ use super::{Event, QUIET, Slot, World, epoch};
 use crate::{
     roster::{NodeInfo, Roles},
     sim::{
-        SHARDS,
+        SHARDS, TTL_MICROS,
         check::Broken,
         faults::Fault,
         node::{Clock, Node, Register},
@@ -22,6 +22,14 @@ impl World {
         match fault {
             Fault::Pause(slot, time) => self.slots[slot].paused_until = (now + time).min(QUIET),
             Fault::Cut(slot, time) => self.slots[slot].cut_until = (now + time).min(QUIET),
+            Fault::Flap(slot) => {
+                let mut at = now;
+                for _ in 0..4 {
+                    let time = self.random.range(TTL_MICROS * 4 / 5, TTL_MICROS * 13 / 10);
+                    self.push(at.min(QUIET), Event::Fault(Fault::Cut(slot, time)));
+                    at += time + self.random.range(3_000, 200_000);
+                }
+            }
             Fault::Outage(time) => self.store_away_until = (now + time).min(QUIET),
             Fault::Storm(time) => self.storm_until = (now + time).min(QUIET),
             Fault::Crash(slot, again) => {

@@ -13,7 +13,8 @@ impl World {
     pub(super) fn last_change(&mut self) -> Result<(), Broken> {
         let before = self.store.fences.clone();
         let homes = self.homes();
-        let chosen = homes[self.random.index(homes.len())];
+        // The last home may have drained since.
+        let Some(&chosen) = homes.get(self.random.index(homes.len())) else { return Ok(()) };
         let tag = NodeTag(self.slots[chosen].tag);
         let (mut joined, mut gone) = (None, None);
         let at = self.now;

@@ -34,9 +34,10 @@ fn main() -> ExitCode {
             if seed_now >= seed + histories {
                 break;
             }
-            match sim::run(seed_now, Rules::default()) {
-                Ok(one) => stats.add(&one),
-                Err(violation) => broken.push(violation),
+            match std::panic::catch_unwind(|| sim::run(seed_now, Rules::default())) {
+                Ok(Ok(one)) => stats.add(&one),
+                Ok(Err(violation)) => broken.push(violation.to_string()),
+                Err(_) => broken.push(format!("seed {seed_now}: panicked")),
             }
         }
         (stats, broken)

@@ -6,6 +6,8 @@
 //! A promise that its node can write itself is replayed. A node that lost the shard meanwhile hands its promises in, and the
 //! owner merges them; both go by the same rule, [`merge`]. Handing in or merging twice does no harm.
 
+mod binding;
+
 use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,

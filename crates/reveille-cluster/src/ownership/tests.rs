@@ -1,3 +1,7 @@
+use std::time::Duration;
+
+use reveille_registrar::flow::NodeTag;
+
 use super::*;
 use crate::{
     roster::{Lease, NodeInfo},
@@ -63,6 +67,7 @@ fn home(nodes: &[u32], fences: impl Fn(u16) -> Fence) -> Ownership {
 
 fn settled(nodes: &[u32], fences: impl Fn(u16) -> Fence) -> Ownership {
     let mut ownership = home(nodes, fences);
+    ownership.leased(at(9_010), at(9_000), at(100_000), LIFE);
     ownership.handle_timeout(at(10_000));
     ownership
 }
@@ -163,7 +168,7 @@ fn a_lapse_suspends_and_a_claim_from_the_same_epoch_resumes() {
     ownership.handle_timeout(at(100_000));
     assert!(outputs(&mut ownership).contains(&Output::Suspend { shard }));
     assert!(ownership.serves(shard));
-    ownership.leased(at(110_000), at(200_000), LIFE.next());
+    ownership.leased(at(110_000), at(110_000), at(200_000), LIFE.next());
     assert_eq!(ownership.may_write(at(110_001), shard), None, "not under the old epoch");
     let claims = claims(&mut ownership);
     assert_eq!(claims.len(), owned.len());
@@ -178,7 +183,7 @@ fn a_lapse_suspends_and_a_claim_from_the_same_epoch_resumes() {
 fn a_suspended_shard_that_another_took_is_dropped() {
     let (mut ownership, owned) = owner(&[1, 2]);
     ownership.handle_timeout(at(100_000));
-    ownership.leased(at(110_000), at(200_000), LIFE);
+    ownership.leased(at(110_000), at(110_000), at(200_000), LIFE);
     outputs(&mut ownership);
     let (shard, _) = owned[0];
     let State::Claiming { asked, .. } = ownership.state(shard) else { panic!("claiming") };
@@ -193,14 +198,14 @@ fn a_claim_granted_unheard_before_a_second_lapse_is_still_ours() {
     let (mut ownership, owned) = owner(&[1]);
     let (shard, epoch) = owned[0];
     ownership.handle_timeout(at(100_000));
-    ownership.leased(at(110_000), at(120_000), LIFE);
+    ownership.leased(at(110_000), at(110_000), at(120_000), LIFE);
     let State::Claiming { asked, .. } = ownership.state(shard) else { panic!("claiming") };
     ownership.handle_timeout(at(120_000));
     outputs(&mut ownership);
     ownership.map_event(at(120_001), shard, Fence { owner: Some(ME), epoch: asked });
     ownership.fenced(at(120_002), at(99_000), shard, epoch, Fence { owner: Some(ME), epoch: asked });
     assert!(ownership.serves(shard));
-    ownership.leased(at(130_000), at(200_000), LIFE.next());
+    ownership.leased(at(130_000), at(130_000), at(200_000), LIFE.next());
     assert!(claims(&mut ownership).contains(&(shard, epoch, asked)), "was it?");
     ownership.claimed(at(130_010), at(130_000), shard, asked, Err(Fence { owner: Some(ME), epoch: asked }));
     assert_eq!(ownership.may_write(at(130_011), shard), None, "it was claimed under a lease that is over");

@@ -20,7 +20,7 @@ pub struct Violation {
 /// The rules.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
-    /// (1) An acknowledged write is in the store, or a later one is.
+    /// (1) An acknowledged write is in the store, or a later one is, at every moment from then on.
     #[error("(1) address {aor}: {acknowledged} was acknowledged, the store has {stored:?}")]
     Lost {
         /// Whose record.
@@ -100,9 +100,18 @@ pub(super) struct Checker {
 }
 
 impl Checker {
+    /// A write took effect while the fence had `epoch`.
     pub(super) fn wrote(&mut self, shard: u16, epoch: Epoch, by: Process) -> Result<(), Broken> {
         let first = *self.writers.entry((shard, epoch)).or_insert(by);
         if first == by { Ok(()) } else { Err(Broken::TwoWriters { shard, epoch }) }
+    }
+
+    /// The store holds this registration from now on.
+    pub(super) fn stored(&self, aor: u16, seq: u64) -> Result<(), Broken> {
+        match self.durable.get(&aor) {
+            Some(&acknowledged) if seq < acknowledged => Err(Broken::Lost { aor, acknowledged, stored: Some(seq) }),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn renewed(&mut self, by: Process, sent: Micros) {

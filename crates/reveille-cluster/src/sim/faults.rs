@@ -19,6 +19,8 @@ pub(super) enum Fault {
     /// The node is started again elsewhere, under its own tag, while the old process goes on.
     Twin(usize),
     Weight(usize, u16),
+    /// The node is cut off again and again, each time about as long as a lease, and back for moments between.
+    Flap(usize),
     /// A time in which messages are slow, lost and doubled far more often.
     Storm(Micros),
 }
@@ -33,7 +35,7 @@ pub(super) fn plan(random: &mut Random, homes: usize, length: Micros) -> Vec<(Mi
             let short = random.range(20_000, 700_000);
             let long = random.range(500_000, 3_500_000);
             let time = if random.one_in(3) { short } else { long };
-            let fault = match random.range(0, 16) {
+            let fault = match random.range(0, 18) {
                 0..=3 => Fault::Pause(node, time),
                 4..=5 => Fault::Crash(node, (!random.one_in(4)).then_some(time)),
                 6..=7 => Fault::Cut(node, time),
@@ -43,7 +45,8 @@ pub(super) fn plan(random: &mut Random, homes: usize, length: Micros) -> Vec<(Mi
                 12 => Fault::Join,
                 13 => Fault::Twin(node),
                 14 => Fault::Weight(node, u16::try_from(random.range(0, 300)).unwrap_or(1)),
-                _ => Fault::Storm(time),
+                15 => Fault::Storm(time),
+                _ => Fault::Flap(node),
             };
             (at, fault)
         })

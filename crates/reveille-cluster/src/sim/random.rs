@@ -24,7 +24,7 @@ impl Random {
 
     /// True once in `n` times.
     pub(super) fn one_in(&mut self, n: u64) -> bool {
-        self.next() % n == 0
+        self.next().is_multiple_of(n)
     }
 
     pub(super) fn index(&mut self, len: usize) -> usize {

@@ -1,5 +1,9 @@
 //! The world of a history: its queue of events, its network, its nodes, edges and clients.
 
+mod cast;
+mod network;
+mod rest;
+
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
@@ -7,22 +11,17 @@ use std::{
     time::Instant,
 };
 
-use reveille_registrar::flow::NodeTag;
-
 use super::{
-    Rules, SHARDS, Stats, TTL_MICROS,
+    Rules, SHARDS, Stats,
     check::{Broken, Checker, Process, Violation},
     faults::{self, Fault},
-    node::{Clock, Node, Register, Said},
+    node::{Node, Register, Said},
     random::Random,
     store::{Micros, Refusal, Reply, Request, Store},
 };
-use crate::{
-    fence::Fence,
-    placement::Placement,
-    roster::{NodeInfo, Roles},
-    shard_map::ShardMap,
-};
+use crate::{fence::Fence, shard_map::ShardMap};
+
+use cast::call;
 
 const CLIENTS: u16 = 8;
 /// From here on nothing more goes wrong.
@@ -71,6 +70,10 @@ struct Client {
     call: Arc<str>,
     cseq: u32,
     contact: u32,
+    /// It starts anew before its next REGISTER.
+    anew: bool,
+    /// When it falls silent, so that whatever it was told last has to last.
+    until: Micros,
 }
 
 #[derive(Clone)]
@@ -121,7 +124,8 @@ impl World {
             world.push(at, Event::Start { slot });
         }
         for number in 0..CLIENTS {
-            world.clients.push(Client { seq: 0, call: call(number, 0), cseq: 0, contact: 0 });
+            let until = world.random.range(1_000_000, QUIET + 1_500_000);
+            world.clients.push(Client { seq: 0, call: call(number, 0), cseq: 0, contact: 0, anew: false, until });
             world.push(500_000 + u64::from(number) * 10_000, Event::Client(number));
         }
         world.push(100_000, Event::EdgeAsks(0));
@@ -154,50 +158,6 @@ impl World {
         self.check_rest()?;
         self.check_records()?;
         self.last_change()
-    }
-
-    /// One more change in quiet times: it moves what it must and nothing else.
-    fn last_change(&mut self) -> Result<(), Broken> {
-        let before = self.store.fences.clone();
-        let homes = self.homes();
-        let chosen = homes[self.random.index(homes.len())];
-        let tag = NodeTag(self.slots[chosen].tag);
-        let (mut joined, mut gone) = (None, None);
-        let at = self.now;
-        let died = self.random.range(0, 3);
-        match died {
-            0 if homes.len() > 1 => {
-                self.kill(chosen);
-                gone = Some(tag);
-            }
-            1 if homes.len() > 1 => {
-                self.turn(chosen, Node::drain)?;
-                gone = Some(tag);
-            }
-            _ => {
-                let slot = self.slot(99);
-                self.start(slot);
-                joined = Some(NodeTag(99));
-            }
-        }
-        self.run_until(at + SETTLED)?;
-        self.check_rest()?;
-        self.check_records()?;
-        for (shard, (old, new)) in (0..).zip(before.iter().zip(&self.store.fences)) {
-            let must_move = gone.is_some() && old.owner == gone || joined.is_some() && new.owner == joined;
-            if !must_move && old != new {
-                return Err(Broken::Moved { shard });
-            }
-        }
-        if gone.is_some() && died == 0 && before.iter().any(|fence| fence.owner == gone) {
-            let took = self.last_claim.saturating_sub(at);
-            self.stats.takeovers += 1;
-            self.stats.slowest_takeover = took;
-            if took > TTL_MICROS + 300_000 {
-                return Err(Broken::SlowTakeover(took));
-            }
-        }
-        Ok(())
     }
 
     fn run_until(&mut self, end: Micros) -> Result<(), Broken> {
@@ -286,7 +246,10 @@ impl World {
                 Ok(())
             }
             Event::Start { slot } => {
-                if self.slots[slot].node.is_none() {
+                // In quiet times no node has a twin.
+                let tag = self.slots[slot].tag;
+                let twin = self.slots.iter().any(|other| other.tag == tag && other.node.is_some());
+                if self.slots[slot].node.is_none() && !(twin && self.now >= QUIET) {
                     self.start(slot);
                 }
                 Ok(())
@@ -314,8 +277,13 @@ impl World {
                     self.check_claim(shard, old)?;
                 }
             }
-            (Request::Write { shard, epoch, .. }, Reply::Written(result)) => match result {
-                Ok(()) => self.checker.wrote(*shard, *epoch, by)?,
+            (Request::Write { shard, aor, value, .. }, Reply::Written(result)) => match result {
+                Ok(()) => {
+                    self.checker.wrote(*shard, self.store.fences[usize::from(*shard)].epoch, by)?;
+                    if !self.may_have_lost() && self.store.record(*shard, *aor) == Some(value) {
+                        self.checker.stored(*aor, value.seq)?;
+                    }
+                }
                 Err(Refusal::Fenced(_)) => self.stats.fenced += 1,
                 Err(Refusal::Conflict) => self.stats.conflicts += 1,
             },
@@ -350,7 +318,7 @@ impl World {
     /// Rule (2): at the moment at which a claim is granted, nobody may write under the epoch that it ends.
     fn check_claim(&self, shard: u16, old: Fence) -> Result<(), Broken> {
         // A store that forgot leases lets a shard be claimed from a node that does not know; the fence stops it.
-        if self.failed_over && !self.waits {
+        if self.may_have_lost() {
             return Ok(());
         }
         for slot in &self.slots {
@@ -403,205 +371,9 @@ impl World {
         Ok(())
     }
 
-    fn fault(&mut self, fault: Fault) -> Result<(), Broken> {
-        let now = self.now;
-        match fault {
-            Fault::Pause(slot, time) => self.slots[slot].paused_until = (now + time).min(QUIET),
-            Fault::Cut(slot, time) => self.slots[slot].cut_until = (now + time).min(QUIET),
-            Fault::Outage(time) => self.store_away_until = (now + time).min(QUIET),
-            Fault::Storm(time) => self.storm_until = (now + time).min(QUIET),
-            Fault::Crash(slot, again) => {
-                self.kill(slot);
-                if let Some(time) = again {
-                    self.push((now + time).min(QUIET), Event::Start { slot });
-                }
-            }
-            Fault::Failover(lag) => {
-                if self.replica.is_none() {
-                    self.replica = Some(self.store.clone());
-                    self.push((now + lag).min(QUIET), Event::FailoverDone);
-                }
-            }
-            Fault::Drain(slot) => return self.turn(slot, Node::drain),
-            Fault::Weight(slot, weight) => return self.turn(slot, |node, now| node.weigh(now, weight)),
-            Fault::Join => {
-                let tag = u32::try_from(50 + self.slots.len()).unwrap_or(50);
-                let slot = self.slot(tag);
-                self.start(slot);
-            }
-            Fault::Twin(slot) => {
-                let twin = self.slot(self.slots[slot].tag);
-                self.start(twin);
-            }
-        }
-        Ok(())
-    }
-
-    fn slot(&mut self, tag: u32) -> usize {
-        let slot = Slot { tag, node: None, start: 0, paused_until: 0, cut_until: 0, wake_at: Micros::MAX };
-        self.slots.push(slot);
-        self.slots.len() - 1
-    }
-
-    fn start(&mut self, slot: usize) {
-        let random = &mut self.random;
-        let drift = i64::try_from(random.range(0, 40_000)).unwrap_or(0) - 20_000;
-        let clock = Clock { base: epoch(), offset: random.range(0, 1 << 40), drift, wall: random.range(0, 200_000) };
-        let boot = random.range(1, 1 << 40);
-        let tag = self.slots[slot].tag;
-        let info = NodeInfo {
-            tag: NodeTag(tag),
-            id: format!("home-{tag}"),
-            roles: Roles { edge: false, home: true },
-            address: ([127, 0, 0, 1], 5003).into(),
-            weight: 100,
-            version: "0.1.0".into(),
-            draining: false,
-        };
-        let at = &mut self.slots[slot];
-        at.start += 1;
-        at.wake_at = Micros::MAX;
-        at.node = Some(Node::new(self.now, clock, info, boot, SHARDS, self.rules));
-        // What it says at once goes out with its first turn.
-        self.push(self.now, Event::Wake { slot, start: self.slots[slot].start });
-    }
-
-    fn kill(&mut self, slot: usize) {
-        let by = (slot, self.slots[slot].start);
-        if let Some(node) = self.slots[slot].node.take() {
-            for promise in node.promises() {
-                self.checker.forgive(by, promise);
-            }
-        }
-        self.slots[slot].paused_until = 0;
-    }
-
-    fn client(&mut self, number: u16) {
-        if self.now > QUIET + 1_500_000 {
-            return;
-        }
-        let again = self.now + self.random.range(60_000, 500_000);
-        let shard = number % SHARDS;
-        let edge = self.random.index(self.edges.len());
-        let Some(owner) = self.edges[edge].owner(shard) else { return self.push(again, Event::Client(number)) };
-        let homes: Vec<usize> = (0..self.slots.len()).filter(|&slot| self.slots[slot].tag == owner.0).collect();
-        let slot = homes[self.random.index(homes.len())];
-        let anew = self.random.one_in(12);
-        let moves = self.random.one_in(10);
-        let client = &mut self.clients[usize::from(number)];
-        client.seq += 1;
-        client.cseq += 1;
-        client.contact += u32::from(moves);
-        if anew {
-            client.call = call(number, client.seq);
-            client.cseq = 1;
-        }
-        let register = Register {
-            shard,
-            aor: number,
-            seq: client.seq,
-            call: client.call.clone(),
-            cseq: client.cseq,
-            contact: client.contact,
-            sent: self.now,
-        };
-        self.stats.registers += 1;
-        let start = self.slots[slot].start;
-        let at = self.now + self.random.range(200, 5_000);
-        self.push(at, Event::ToHome { slot, start, register });
-        // A phone that starts anew takes its time.
-        self.push(if anew { again + 900_000 } else { again }, Event::Client(number));
-    }
-
-    /// Rule (4).
-    fn check_rest(&self) -> Result<(), Broken> {
-        let homes = self.homes();
-        let candidates = homes.iter().filter_map(|&slot| self.slots[slot].node.as_ref());
-        let candidates =
-            candidates.map(|node| crate::placement::Candidate { tag: node.info.tag, weight: node.info.weight });
-        let placement = Placement::new(SHARDS, candidates);
-        for shard in 0..SHARDS {
-            let unsettled = |what: String| Err(Broken::Unsettled { shard, what });
-            let fence = self.store.fences[usize::from(shard)];
-            let belongs = placement.of(shard).owner;
-            if belongs.is_some() && fence.owner != belongs {
-                return unsettled(format!("belongs to {belongs:?}, fence is {fence:?}"));
-            }
-            for &slot in &homes {
-                let Some(node) = &self.slots[slot].node else { continue };
-                let writes = node.own.may_write(node.clock.local(self.now), shard);
-                let owns = fence.owner == Some(node.info.tag);
-                if writes != owns.then_some(fence.epoch) {
-                    return unsettled(format!("fence is {fence:?}, node {} writes under {writes:?}", node.info.tag.0));
-                }
-                if node.own.map().fence(shard) != fence {
-                    return unsettled(format!("node {} does not know {fence:?}", node.info.tag.0));
-                }
-                if !node.is_idle() {
-                    return unsettled(format!("node {} has work left", node.info.tag.0));
-                }
-            }
-            if let Some(edge) = self.edges.iter().find(|edge| edge.fence(shard) != fence) {
-                return unsettled(format!("an edge knows {:?}, fence is {fence:?}", edge.fence(shard)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Rules (1) and (5).
-    fn check_records(&self) -> Result<(), Broken> {
-        if self.failed_over && !self.waits {
-            return Ok(());
-        }
-        for aor in 0..CLIENTS {
-            let stored = self.store.record(aor % SHARDS, aor);
-            self.checker.check(aor, stored.map(|value| value.seq))?;
-        }
-        Ok(())
-    }
-
-    fn homes(&self) -> Vec<usize> {
-        (0..self.slots.len()).filter(|&slot| self.slots[slot].node.is_some()).collect()
-    }
-
-    /// Puts a message on its way: late, twice or never, as it happens.
-    fn send(&mut self, event: Event) {
-        let storm = self.storm_until > self.now;
-        let quiet = self.now >= QUIET;
-        if let Some((slot, _)) = event.process()
-            && self.slots[slot].cut_until > self.now
-        {
-            return;
-        }
-        if !quiet && self.random.one_in(if storm { 6 } else { 60 }) {
-            return;
-        }
-        if !quiet && self.random.one_in(if storm { 8 } else { 40 }) {
-            let at = self.now + self.delay();
-            self.push(at, event.clone());
-        }
-        let at = self.now + self.delay();
-        self.push(at, event);
-    }
-
-    fn delay(&mut self) -> Micros {
-        let storm = self.storm_until > self.now;
-        let calm = self.random.range(300, 5_000);
-        if self.now >= QUIET {
-            return calm;
-        }
-        if self.random.one_in(if storm { 6 } else { 50 }) {
-            return self.random.range(500_000, 3_000_000);
-        }
-        if self.random.one_in(if storm { 2 } else { 12 }) { self.random.range(20_000, 400_000) } else { calm }
-    }
-
-    fn push(&mut self, at: Micros, event: Event) {
-        self.next_event += 1;
-        // What falls on one moment comes in any order.
-        let order = self.random.next();
-        self.queue.push(Reverse((at, order, self.next_event)));
-        self.events.insert(self.next_event, event);
+    /// Whether the store may have lost what it acknowledged.
+    fn may_have_lost(&self) -> bool {
+        self.failed_over && !self.waits
     }
 }
 
@@ -617,10 +389,6 @@ impl Event {
             _ => None,
         }
     }
-}
-
-fn call(client: u16, seq: u64) -> Arc<str> {
-    format!("{client}-{seq}").into()
 }
 
 fn instant(at: Micros) -> Instant {

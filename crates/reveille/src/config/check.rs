@@ -16,7 +16,7 @@ use std::{
 use super::{
     ConfigError,
     describe::{Span, join},
-    model::Config,
+    model::{Config, Purpose},
     raw::Raw,
 };
 
@@ -42,7 +42,7 @@ impl Checker {
         let domains = self.domains(&raw.domains);
         let roles = self.roles(raw);
         let node = self.node(&raw.node, roles);
-        let listeners = self.listeners(&raw.listener, raw.cluster.as_ref());
+        let mut listeners = self.listeners(&raw.listener, raw.cluster.as_ref());
         let push = self.push(&raw.push);
         let auth = self.auth(&raw.auth, domains.first().map(String::as_str), is_push_wanted(raw));
         let store = self.store(&raw.store, &raw.node);
@@ -53,6 +53,8 @@ impl Checker {
         let admin = self.admin(&raw.admin);
         let telemetry = self.telemetry(&raw.telemetry);
         self.across(raw);
+        // Said to the operator among the warnings.
+        listeners.retain(|listener| roles.edge || listener.purpose != Purpose::Public);
         Some(Config {
             domains,
             node,

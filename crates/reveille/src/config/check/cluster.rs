@@ -45,9 +45,9 @@ impl Checker {
         if roles.edge && !raw.listener.is_empty() && raw.listener.iter().all(|listener| listener.purpose == "cluster") {
             self.fault("listener", "a node with the role edge needs another [[listener]] than that of the cluster");
         }
+        // One file may serve nodes of every role, each told its own by the environment.
         for index in at("public").filter(|_| roles.home && !roles.edge) {
-            let reason = "must not be public, since this node has not the role edge";
-            self.fault(&format!("listener[{index}].purpose"), reason);
+            self.warn(format!("listener[{index}] is public and is not opened, since this node has not the role edge"));
         }
         let listener = listeners.iter().find(|listener| listener.purpose == Purpose::Cluster);
         self.cluster_section(&raw.cluster.clone().unwrap_or_default(), listener, raw)

@@ -197,11 +197,6 @@ fn single_faults_of_a_cluster_are_told_by_their_key() {
             &[INSIDE, &INSIDE.replace("5070", "5071")].concat(),
             "listener[2].purpose: there is a cluster listener already",
         ),
-        (
-            "id = \"n1\"",
-            "id = \"n1\"\nroles = [\"home\"]",
-            "listener[0].purpose: must not be public, since this node has not the role edge",
-        ),
         ("client_ca = \"node.pem\"\n", "", "listener[1].client_ca: is required for the purpose cluster"),
         ("\"127.0.0.1:5070\"", "\"0.0.0.0:5070\"", "listener[1].advertise: is required, since addr is a wildcard"),
         (urls, "", "store.redis.urls: at least one server is required"),
@@ -348,6 +343,15 @@ fn weaker_choices_are_named_and_warned_of() {
     fs::set_permissions(folder.0.path().join("one.key"), fs::Permissions::from_mode(0o644)).unwrap();
     let readable = folder.parse(&whole()).unwrap().warnings;
     assert!(readable.len() == 1 && readable[0].starts_with("cluster.key_files[0]: "), "{readable:?}");
+}
+
+/// One file serves nodes of every role; phones have no business at a home.
+#[test]
+fn a_home_opens_no_public_listener() {
+    let folder = folder();
+    let config = folder.parse(&whole().replace("id = \"n1\"", "id = \"n1\"\nroles = [\"home\"]")).unwrap();
+    assert_eq!(config.listeners.iter().map(|listener| listener.purpose).collect::<Vec<_>>(), [Purpose::Cluster]);
+    assert_eq!(config.warnings, ["listener[0] is public and is not opened, since this node has not the role edge"]);
 }
 
 /// P-112 is about the phones' own listeners: a home needs none, and the nodes' TLS is not for phones.

@@ -25,6 +25,11 @@ pub enum Command {
     /// Look at registrations on a running node.
     #[command(subcommand)]
     Bindings(BindingsVerb),
+    /// Look at the cluster that a running node is part of.
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Have a node give its shards to others, move its connections and end, as SIGTERM does.
+    Drain(DrainNode),
     /// Show the main job on this machine: phones sleep, are called, are woken and answer.
     Demo(DemoOptions),
 }
@@ -34,6 +39,34 @@ pub enum Command {
 pub enum BindingsVerb {
     /// Show what is registered for an address-of-record: where its phones are and whether they can be woken.
     Show(ShowBindings),
+}
+
+/// What can be done with a cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterVerb {
+    /// Show its nodes: what they do, how many shards each owns, and whether they live.
+    Status(ShowCluster),
+}
+
+/// Whose view of the cluster to show.
+#[derive(Debug, Args)]
+pub struct ShowCluster {
+    /// The node's configuration: says where its admin port is and which token opens it.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Print the node's answer as it is, in JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which node to drain.
+#[derive(Debug, Args)]
+pub struct DrainNode {
+    /// Its `node.id`.
+    pub node: String,
+    /// The configuration of any node of the cluster: it passes the word on.
+    #[command(flatten)]
+    pub config: ConfigFile,
 }
 
 /// Whose bindings to show.

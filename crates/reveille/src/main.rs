@@ -5,7 +5,7 @@ use std::{future::Future, process::ExitCode};
 use anyhow::Context;
 use clap::Parser;
 use reveille::{
-    cli::{self, BindingsVerb, Cli, Command},
+    cli::{self, BindingsVerb, Cli, ClusterVerb, Command},
     config::Config,
     demo, node, operator,
 };
@@ -20,6 +20,14 @@ fn main() -> ExitCode {
         Command::Check(file) => cli::check(&file),
         Command::Bindings(BindingsVerb::Show(show)) => match show.config.load() {
             Ok(config) => ended(on_runtime(operator::show_bindings(&config, &show.aor, show.json))),
+            Err(code) => code,
+        },
+        Command::Cluster(ClusterVerb::Status(show)) => match show.config.load() {
+            Ok(config) => ended(on_runtime(operator::show_cluster(&config, show.json))),
+            Err(code) => code,
+        },
+        Command::Drain(drain) => match drain.config.load() {
+            Ok(config) => ended(on_runtime(operator::drain(&config, &drain.node))),
             Err(code) => code,
         },
         Command::Demo(options) => ended(on_runtime(demo::run(options))),

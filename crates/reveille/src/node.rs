@@ -35,7 +35,7 @@ use reveille_runtime::{
     metrics::build_info,
     supervise::{Fatal, FatalWatch},
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use self::run::run;
@@ -71,6 +71,8 @@ pub struct Node {
     registry: Registry,
     fatal: FatalWatch,
     stop: CancellationToken,
+    /// Told when an operator asks for a drain.
+    drain_asked: Arc<Notify>,
     drain_timeout: Duration,
 }
 
@@ -89,7 +91,8 @@ impl Node {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let api = Api::default();
+        let drain_asked = Arc::new(Notify::new());
+        let api = Api::new(config.node.id.clone(), Arc::clone(&drain_asked));
         // The admin port first: an operator may watch a start that takes long.
         let admin = AdminServer::start(&config.admin, registry.clone(), health.clone(), api.router(), stop.clone())
             .await
@@ -121,7 +124,10 @@ impl Node {
             let (own, name) = (cluster::tag(&config.node.id), cluster.server_name.clone());
             Arc::new(View::new(own, name, cluster.connections, settings::shards(&config)))
         });
-        let peers = view.clone().map_or_else(|| Arc::new(Alone) as Arc<dyn Peers>, |view| view);
+        let peers: Arc<dyn Peers> = match view.clone() {
+            Some(view) => view,
+            None => Arc::new(Alone),
+        };
         let shared = Arc::new(Shared {
             settings: settings::proxy(&config),
             flows: edge.flows(),
@@ -150,6 +156,7 @@ impl Node {
                     view,
                     fenced,
                     health: health.clone(),
+                    drain_asked: Arc::clone(&drain_asked),
                 };
                 let membership = Membership::start(parts);
                 api.join(api::Cluster { status: membership.watch(), view: watched, replica });
@@ -177,6 +184,7 @@ impl Node {
             registry,
             fatal: watch,
             stop,
+            drain_asked,
             drain_timeout: config.node.drain_timeout,
         })
     }
@@ -208,6 +216,11 @@ impl Node {
             tracing::error!(%error, "the users stay as they were");
         }
         tracing::info!(certificates, "files were read again");
+    }
+
+    /// Waits until an operator asks for a drain, here or at another node of the cluster.
+    pub async fn drain_asked(&self) {
+        self.drain_asked.notified().await;
     }
 
     /// Keeps readiness true to what can change by itself. Never returns.

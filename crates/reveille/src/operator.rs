@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context, bail};
-use axum::http::{Request, Uri, header};
+use axum::http::{Method, Request, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     admin::api::{BindingInfo, Bindings},
+    cluster::Status,
     config::Config,
 };
 
@@ -30,8 +31,67 @@ pub async fn show_bindings(config: &Config, aor: &str, json: bool) -> anyhow::Re
     Ok(())
 }
 
+/// Prints the cluster as a node sees it.
+///
+/// # Errors
+/// Where the node cannot be reached, or is not part of a cluster.
+pub async fn show_cluster(config: &Config, json: bool) -> anyhow::Result<()> {
+    let answer = get(config, "/api/v1/cluster").await?;
+    if json {
+        println!("{}", String::from_utf8_lossy(&answer));
+        return Ok(());
+    }
+    let status: Status = serde_json::from_slice(&answer).context("the node's answer cannot be read")?;
+    print!("{}", readable_cluster(&status));
+    Ok(())
+}
+
+/// Asks for a node to be drained.
+///
+/// # Errors
+/// Where the node asked cannot be reached, or knows no such node.
+pub async fn drain(config: &Config, node: &str) -> anyhow::Result<()> {
+    let query: String = url::form_urlencoded::Serializer::new(String::new()).append_pair("node", node).finish();
+    ask(config, Method::POST, &format!("/api/v1/drain?{query}")).await?;
+    println!("{node} was asked to drain; `reveille cluster status` shows how far it is");
+    Ok(())
+}
+
+fn readable_cluster(status: &Status) -> String {
+    let mut text = format!(
+        "seen by {} ({}): {} of {} shards have an owner\n\n{:<20} {:<10} {:>6} {:>7} {:>7}  {:<10} {:<22} state\n",
+        status.node,
+        status.standing,
+        status.owned,
+        status.shards,
+        "node",
+        "roles",
+        "shards",
+        "weight",
+        "lease",
+        "version",
+        "address"
+    );
+    for node in &status.nodes {
+        let state = if node.draining { "draining" } else { "live" };
+        let id = if node.id.is_empty() { "(later version)" } else { &node.id };
+        let lease = format!("{}ms", node.lease_ms);
+        let roles = node.roles.join("+");
+        let _ = writeln!(
+            text,
+            "{id:<20} {roles:<10} {:>6} {:>7} {lease:>7}  {:<10} {:<22} {state}",
+            node.shards, node.weight, node.version, node.address
+        );
+    }
+    text
+}
+
 /// GET on the admin port of the node that runs with this configuration.
 async fn get(config: &Config, path: &str) -> anyhow::Result<Bytes> {
+    ask(config, Method::GET, path).await
+}
+
+async fn ask(config: &Config, method: Method, path: &str) -> anyhow::Result<Bytes> {
     let addr = config.admin.addr;
     if addr.port() == 0 {
         bail!("admin.addr: the port is 0, so the node's own choice of port is not known here");
@@ -39,7 +99,8 @@ async fn get(config: &Config, path: &str) -> anyhow::Result<Bytes> {
     let stream = TcpStream::connect(addr).await.with_context(|| format!("admin.addr: no node answers at {addr}"))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let mut request = Request::get(path.parse::<Uri>()?).header(header::HOST, addr.to_string());
+    let mut request =
+        Request::builder().method(method).uri(path.parse::<Uri>()?).header(header::HOST, addr.to_string());
     if let Some(file) = &config.admin.token_file {
         let token =
             tokio::fs::read_to_string(file).await.with_context(|| format!("admin.token_file: {}", file.display()))?;
@@ -108,6 +169,33 @@ const LONGEST: usize = 4 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clusters_read_well() {
+        let node = |id: &str, draining| crate::cluster::NodeStatus {
+            id: id.into(),
+            tag: 1,
+            address: "10.0.0.1:5071".into(),
+            roles: vec!["edge".into(), "home".into()],
+            version: "0.1.0".into(),
+            weight: 100,
+            draining,
+            shards: 512,
+            lease_ms: 2500,
+        };
+        let text = readable_cluster(&Status {
+            node: "sip-1".into(),
+            standing: "live".into(),
+            shards: 1024,
+            owned: 1024,
+            in_memory: 512,
+            map_version: 9,
+            nodes: vec![node("sip-1", false), node("sip-2", true), node("", false)],
+        });
+        for part in ["seen by sip-1 (live): 1024 of 1024", "edge+home", "2500ms", "draining", "(later version)"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
 
     #[test]
     fn bindings_read_well() {

@@ -12,19 +12,22 @@ use axum::{
     extract::{Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use reveille_push::target;
 use reveille_registrar::{Aliases, Aor, Binding, FlowProbe, Liveness, Record, Registrar};
 use reveille_sip::uri::Uri;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Notify;
 
 pub use self::cluster::Cluster;
 
 /// What the API looks at, once the node has it: the admin port opens first.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Api {
+    node: Arc<str>,
+    drain_asked: Arc<Notify>,
     sources: Arc<OnceLock<Sources>>,
     cluster: Arc<OnceLock<Cluster>>,
 }
@@ -36,6 +39,11 @@ struct Sources {
 }
 
 impl Api {
+    /// The API of the node with this `node.id`; it has nothing to show yet. `drain_asked` is told when the node is to drain.
+    pub fn new(node: String, drain_asked: Arc<Notify>) -> Self {
+        Self { node: node.into(), drain_asked, sources: Arc::default(), cluster: Arc::default() }
+    }
+
     /// Says what to look at. Only the first call counts.
     pub fn open(&self, registrar: Registrar, flows: Arc<dyn FlowProbe>, aliases: Aliases) {
         let _ = self.sources.set(Sources { registrar, flows, aliases });
@@ -50,6 +58,7 @@ impl Api {
     pub fn router(&self) -> Router {
         Router::new()
             .route("/v1/bindings", get(bindings))
+            .route("/v1/drain", post(cluster::drain))
             .route("/v1/cluster", get(cluster::status))
             .route("/v1/cluster/home", get(cluster::home))
             .with_state(self.clone())

@@ -13,8 +13,8 @@ use reveille_cluster::{
 use reveille_redis::{ClaimError, FencedError, LeaseError, MapEvent, RedisStore};
 use reveille_registrar::{Registrar, flow::NodeTag};
 use reveille_runtime::clock;
-use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{Command, Parts, View};
 use crate::admin::{Health, Reason};
@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
 /// Stands in the map's stream for the roster, where a shard's number would stand: no cluster has that many shards.
 const MEMBERS: u16 = u16::MAX;
+/// Stands there for a node that is to drain.
+const DRAIN: u16 = u16::MAX - 1;
 
 /// What a call, or a watcher, has to report.
 enum Report {
@@ -37,6 +39,7 @@ enum Report {
     Flushed { shard: u16, epoch: Epoch },
     Map { shard: u16, fence: Fence },
     Members,
+    Drain(u32),
     Left,
 }
 
@@ -55,13 +58,14 @@ pub(super) struct Driver {
     inbox: mpsc::UnboundedReceiver<Report>,
     /// The map's version that the view shows.
     shown: Option<u64>,
+    drain_asked: Arc<Notify>,
     drained: Option<oneshot::Sender<()>>,
     left: Option<oneshot::Sender<()>>,
 }
 
 impl Driver {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { info, member, shards, store, registrar, view, fenced, health } = parts;
+        let Parts { info, member, shards, store, registrar, view, fenced, health, drain_asked } = parts;
         let (reports, inbox) = mpsc::unbounded_channel();
         let lease = OwnLease::new(clock::now(), member, info.clone(), rand::random::<u64>() >> 24);
         let ownership = Ownership::new(OwnershipConfig::new(shards, info.tag));
@@ -80,6 +84,7 @@ impl Driver {
             reports,
             inbox,
             shown: None,
+            drain_asked,
             drained: None,
             left: None,
         }
@@ -117,6 +122,7 @@ impl Driver {
                 self.left = Some(done);
                 self.lease.leave(now);
             }
+            Command::AskToDrain(node) => self.tell_all(now, DRAIN, node.0.to_string()),
             Command::Status(reply) => _ = reply.send(self.status(now)),
         }
     }
@@ -151,6 +157,8 @@ impl Driver {
             Report::Flushed { shard, epoch } => self.ownership.flushed(now, shard, epoch),
             Report::Map { shard, fence } => self.ownership.map_event(now, shard, fence),
             Report::Members => self.lease.members_changed(now),
+            Report::Drain(tag) if tag == self.own.tag.0 => self.drain_asked.notify_one(),
+            Report::Drain(_) => {}
             Report::Left => {
                 if let Some(left) = self.left.take() {
                     let _ = left.send(());
@@ -204,10 +212,8 @@ impl Driver {
                 });
             }
             MemberOutput::AnnounceMembers => {
-                let (store, tag) = (Arc::clone(&self.store), self.own.tag.0.to_string());
-                let news = reveille_redis::Ownership { shard: MEMBERS, tag, epoch: clock::unix_now_millis() };
                 // What is lost is seen with the next renewal.
-                tokio::spawn(async move { _ = store.announce(&[news], now + PATIENCE).await });
+                self.tell_all(now, MEMBERS, self.own.tag.0.to_string());
             }
             MemberOutput::RosterChanged => {
                 let roster = self.lease.roster();
@@ -231,6 +237,17 @@ impl Driver {
                 tracing::error!(%why, "degraded: the node serves from memory and writes nothing");
             }
         }
+    }
+
+    /// Says something to every node that listens.
+    fn tell_all(&self, now: Instant, what: u16, tag: String) {
+        let store = Arc::clone(&self.store);
+        let news = reveille_redis::Ownership { shard: what, tag, epoch: clock::unix_now_millis() };
+        tokio::spawn(async move {
+            if let Err(error) = store.announce(&[news], now + PATIENCE).await {
+                tracing::debug!(%error, "the other nodes were not told");
+            }
+        });
     }
 
     fn renew(&self, now: Instant, attempt: u64, incarnation: Incarnation, ttl: Duration, description: Vec<u8>) {
@@ -376,7 +393,7 @@ impl Driver {
 }
 
 /// The cluster, as one node sees it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Status {
     /// Whose view this is.
     pub node: String,
@@ -395,7 +412,7 @@ pub struct Status {
 }
 
 /// A node, as another sees it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct NodeStatus {
     /// `node.id`; empty where a later version describes itself in a way we cannot read.
     pub id: String,
@@ -404,7 +421,7 @@ pub struct NodeStatus {
     /// Its cluster listener.
     pub address: String,
     /// What it does.
-    pub roles: Vec<&'static str>,
+    pub roles: Vec<String>,
     /// Its version.
     pub version: String,
     /// Its share of the shards.
@@ -417,8 +434,9 @@ pub struct NodeStatus {
     pub lease_ms: u64,
 }
 
-fn roles(info: &NodeInfo) -> Vec<&'static str> {
-    [("edge", info.roles.edge), ("home", info.roles.home)].into_iter().filter(|(_, has)| *has).map(|(n, _)| n).collect()
+fn roles(info: &NodeInfo) -> Vec<String> {
+    let all = [("edge", info.roles.edge), ("home", info.roles.home)];
+    all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn lease(member: reveille_redis::Member) -> Option<Lease> {
@@ -441,8 +459,9 @@ async fn watch(store: Arc<RedisStore>, reports: mpsc::UnboundedSender<Report>) {
             tokio::time::sleep(WATCH_PAUSE).await;
             continue;
         };
-        for owner in owners {
-            report(&reports, &owner);
+        // What was said once, and not of a shard, is over.
+        for owner in owners.iter().filter(|owner| owner.shard < DRAIN) {
+            report(&reports, owner);
         }
         let mut changes = store.watch_map(position);
         loop {
@@ -461,6 +480,7 @@ async fn watch(store: Arc<RedisStore>, reports: mpsc::UnboundedSender<Report>) {
 fn report(reports: &mpsc::UnboundedSender<Report>, owner: &reveille_redis::Ownership) {
     let report = match owner.shard {
         MEMBERS => Report::Members,
+        DRAIN => Report::Drain(owner.tag.parse().unwrap_or(0)),
         shard => Report::Map { shard, fence: fence(&owner.tag, owner.epoch) },
     };
     let _ = reports.send(report); // nobody there: the node stops

@@ -1,9 +1,9 @@
 //! This node among others: what the plain values of `reveille-cluster` decide is done here, against Redis and the registrar.
 //!
 //! * [`keys`] is what all nodes hold alike: names and secrets;
-//! * [`driver`] is the task that joins lease, ownership and map to the store; nothing else changes who owns what;
-//! * [`view`] is the table that requests are routed by;
-//! * [`tap`] hears which writes the fence refused.
+//! * `driver` is the task that joins lease, ownership and map to the store; nothing else changes who owns what;
+//! * `view` is the table that requests are routed by;
+//! * `tap` hears which writes the fence refused.
 
 mod driver;
 pub mod keys;
@@ -14,9 +14,9 @@ use std::{sync::Arc, time::Duration};
 
 use reveille_cluster::{MemberConfig, NodeInfo};
 use reveille_redis::RedisStore;
-use reveille_registrar::Registrar;
+use reveille_registrar::{Registrar, flow::NodeTag};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     task::JoinHandle,
 };
 
@@ -46,6 +46,8 @@ pub struct Parts {
     pub fenced: mpsc::UnboundedReceiver<u16>,
     /// Says when the node is degraded.
     pub health: Health,
+    /// Told when another node passes on that an operator wants this one drained.
+    pub drain_asked: Arc<Notify>,
 }
 
 /// The running driver.
@@ -59,6 +61,8 @@ enum Command {
     Drain(oneshot::Sender<()>),
     /// Give the lease back, and end.
     Leave(oneshot::Sender<()>),
+    /// Have another node drained.
+    AskToDrain(NodeTag),
     /// Say how things are.
     Status(oneshot::Sender<Status>),
 }
@@ -96,7 +100,7 @@ impl Membership {
 /// How long giving the lease back may take: where the store does not answer, the lease runs out by itself.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where the state of the cluster can be asked for.
+/// Where the state of the cluster can be asked for, and a drain.
 #[derive(Clone)]
 pub struct StatusSource(mpsc::UnboundedSender<Command>);
 
@@ -106,5 +110,10 @@ impl StatusSource {
         let (reply, answer) = oneshot::channel();
         self.0.send(Command::Status(reply)).ok()?;
         answer.await.ok()
+    }
+
+    /// Passes on that a node is to drain. It does so when it hears of it; nobody waits for that here.
+    pub fn ask_to_drain(&self, node: NodeTag) {
+        let _ = self.0.send(Command::AskToDrain(node)); // nobody there: the node stops
     }
 }

@@ -19,6 +19,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let asked = tokio::select! {
             asked = signals.next() => asked,
             () = node.watch_health() => continue,
+            () = node.drain_asked() => Asked::Stop,
             reason = failed(&node) => {
                 tracing::error!(%reason, "a part of the node cannot go on; the process ends so that it is started anew");
                 node.stop().await;

@@ -1,6 +1,6 @@
 //! A cluster of real node processes over a real Redis, with the lab's push services beside it.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, process::Command};
 
 use reveille::lab::{Lab, LabOptions};
 use reveille_testkit::{
@@ -147,6 +147,23 @@ lease = "2s"
         assert_eq!(code, 200, "{body}");
         let owner: Value = serde_json::from_str(&body).unwrap();
         self.nodes.keys().find(|name| owner["node"] == **name).unwrap_or_else(|| panic!("{body}"))
+    }
+
+    /// Runs an operator's command against a node; what it printed.
+    pub(crate) fn command(&self, node: &str, arguments: &[&str]) -> String {
+        self.command_at(self.node(node).admin(), arguments)
+    }
+
+    /// The same at an admin port.
+    pub(crate) fn command_at(&self, admin: SocketAddr, arguments: &[&str]) -> String {
+        let output = Command::new(PROGRAM)
+            .args(arguments)
+            .arg("-c")
+            .arg(self.lab.config_file())
+            .env("REVEILLE__ADMIN__ADDR", admin.to_string())
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
     /// A phone that can be woken, toward one of the nodes.

@@ -85,3 +85,27 @@ async fn bindings_are_shown_by_every_node() {
         assert_eq!(shown["bindings"][0]["push"], "webpush", "{name}");
     }
 }
+
+/// `reveille cluster status` and `reveille drain`, asked of a node about another.
+#[tokio::test]
+async fn an_operator_looks_and_drains() {
+    let mut field = Field::start(&["n1", "n2", "n3"]).await;
+    let shown = field.command("n1", &["cluster", "status"]);
+    assert!(shown.contains(&format!("{0} of {0} shards", field::SHARDS)), "{shown}");
+    assert!(["n1", "n2", "n3"].iter().all(|name| shown.contains(name)), "{shown}");
+    let unknown = field.command("n1", &["drain", "nobody"]);
+    assert!(unknown.contains("no such node"), "{unknown}");
+
+    let leaving = field.nodes.remove("n2").unwrap();
+    field.command("n1", &["drain", "n2"]);
+    assert_eq!(leaving.ended().await.code(), Some(0));
+    field.settled().await;
+    // What was said to the last n2 is not said to the next.
+    field.add("n2", r#"["edge", "home"]"#).await;
+    field.settled().await;
+    // A node can be asked itself.
+    let leaving = field.nodes.remove("n3").unwrap();
+    field.command_at(leaving.admin(), &["drain", "n3"]);
+    assert_eq!(leaving.ended().await.code(), Some(0));
+    field.settled().await;
+}

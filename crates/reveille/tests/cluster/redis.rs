@@ -1,5 +1,7 @@
 //! A real redis-server of the test's own.
 
+#![allow(clippy::disallowed_methods, reason = "a server of another language sends no word when it is ready")]
+
 use std::{
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},

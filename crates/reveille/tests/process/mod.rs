@@ -76,6 +76,11 @@ impl Server {
         server
     }
 
+    /// The admin port.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// The first listener of a transport, by its name in the configuration.
     pub(crate) fn addr(&self, transport: &str) -> SocketAddr {
         self.addrs(transport)[0]

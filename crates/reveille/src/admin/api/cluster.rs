@@ -9,7 +9,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use reveille_proxy::peers::{Home, Peers};
-use reveille_registrar::{Aor, Record, Replica, StoreError};
+use reveille_registrar::{Aor, NodeTag, Record, Replica, StoreError};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::{Api, Whose, refusal};
@@ -43,6 +44,33 @@ pub(super) async fn status(State(api): State<Api>) -> Response {
         Some(status) => Json(status).into_response(),
         None => refusal(StatusCode::SERVICE_UNAVAILABLE, "the node stops"),
     }
+}
+
+/// `?node=`
+#[derive(Deserialize)]
+pub(super) struct Which {
+    node: String,
+}
+
+/// Has a node give its shards away and end. It has begun to when it hears of it, which is not waited for.
+pub(super) async fn drain(State(api): State<Api>, Query(Which { node }): Query<Which>) -> Response {
+    if *node == *api.node {
+        api.drain_asked.notify_one();
+        return accepted(&node);
+    }
+    let Some(cluster) = api.cluster.get() else { return alone() };
+    let status = cluster.status.status().await;
+    match status.and_then(|status| status.nodes.into_iter().find(|other| other.id == node)) {
+        Some(other) => {
+            cluster.status.ask_to_drain(NodeTag(other.tag));
+            accepted(&node)
+        }
+        None => refusal(StatusCode::NOT_FOUND, "node: no such node has a lease"),
+    }
+}
+
+fn accepted(node: &str) -> Response {
+    (StatusCode::ACCEPTED, Json(json!({ "node": node, "state": "asked to drain" }))).into_response()
 }
 
 pub(super) async fn home(State(api): State<Api>, Query(Whose { aor }): Query<Whose>) -> Response {

@@ -11,7 +11,7 @@
 //!
 //! Hand every answer and event of the store to [`OwnLease`] and [`Ownership`] together with a clock read for that turn, and do
 //! what their `poll_output` says. [`MemberOutput::Leased`], [`MemberOutput::Lapsed`] and [`MemberOutput::RosterChanged`] go to
-//! the home's [`Ownership`] in that turn. Call `handle_timeout` when `poll_timeout` has come.
+//! the home's [`Ownership`] in that turn, and its [`Output::Look`] to the lease. Call `handle_timeout` when `poll_timeout` has come.
 //!
 //! A record is written under the epoch that [`Ownership::may_write`] gives for a clock read just then, and its success is
 //! acknowledged only if it gives the same once more.

@@ -49,7 +49,7 @@ impl OwnershipConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Ask the store to set the fence to this node and `epoch`, if its epoch is `expected`. The answer goes to
-    /// [`Ownership::claimed`]; asking twice is asking once.
+    /// [`Ownership::claimed`](super::Ownership::claimed); asking twice is asking once.
     Claim {
         /// The shard.
         shard: u16,
@@ -59,7 +59,7 @@ pub enum Output {
         epoch: Epoch,
     },
     /// Ask the store to take this node out of the fence, if it names this node and `epoch`. The answer goes to
-    /// [`Ownership::released`].
+    /// [`Ownership::released`](super::Ownership::released).
     Release {
         /// The shard.
         shard: u16,
@@ -68,7 +68,7 @@ pub enum Output {
     },
     /// Look at the roster: [`OwnLease::members_changed`](crate::OwnLease::members_changed).
     Look,
-    /// Ask the store for every fence. The answer goes to [`Ownership::map_read`].
+    /// Ask the store for every fence. The answer goes to [`Ownership::map_read`](super::Ownership::map_read).
     ReadMap,
     /// Serve the shard: nothing of it is in memory.
     Start {
@@ -89,7 +89,7 @@ pub enum Output {
         /// What to write under.
         epoch: Epoch,
     },
-    /// Take nothing new, finish and flush what is in hand, then call [`Ownership::flushed`].
+    /// Take nothing new, finish and flush what is in hand, then call [`Ownership::flushed`](super::Ownership::flushed).
     HandOver {
         /// The shard.
         shard: u16,

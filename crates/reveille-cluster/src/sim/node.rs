@@ -290,6 +290,9 @@ impl Node {
                     shard.suspended = true;
                     shard.leaving = false;
                     for (aor, pending) in std::mem::take(&mut shard.writes) {
+                        if let Some(seq) = shard.promise(aor, &pending) {
+                            self.out.push(Said::Promised { aor, seq });
+                        }
                         shard.keep(aor, pending);
                     }
                 }

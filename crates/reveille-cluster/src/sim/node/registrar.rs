@@ -289,6 +289,15 @@ impl Shard {
         }
     }
 
+    /// Promises a write whose fate is unknown, if a client waits for it and it may be deferred. Returns its number.
+    pub(super) fn promise(&mut self, aor: u16, pending: &Pending) -> Option<u64> {
+        if !matches!(pending.purpose, Purpose::Client) {
+            return None;
+        }
+        let old = self.stored.get(&aor).map(|(_, value)| value.clone());
+        self.deferred.defer(aor, old.as_ref(), pending.value.clone(), 1).ok().map(|()| pending.value.seq)
+    }
+
     /// Gives up a write whose fate is unknown. What a client asked for is not answered; a promise stays one.
     pub(super) fn keep(&mut self, aor: u16, pending: Pending) {
         match pending.purpose {

@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use redis::Value;
 use reveille_runtime::clock;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::backoff;
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) in_flight: usize,
     pub(crate) feed_length: usize,
     pub(crate) write_timeout: Duration,
+    /// Places for shards that are being read: each uses a connection of its own.
+    pub(crate) loads: Semaphore,
 }
 
 /// One server, as this writer sees it.

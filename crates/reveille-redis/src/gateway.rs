@@ -52,6 +52,8 @@ pub(crate) struct Round {
     pub(crate) outcomes: Vec<Outcome>,
     /// How many replicas hold it, where that was asked.
     pub(crate) held: Option<u32>,
+    /// There were no replies at all.
+    pub(crate) lost: bool,
 }
 
 /// All that is needed to reach the servers.
@@ -132,7 +134,8 @@ impl Gateway {
                     // The server that was named may be gone; the table will know.
                     request.ask = None;
                 }
-                return Round { outcomes: requests.iter().map(|_| Outcome::Later).collect(), held: None };
+                let outcomes = requests.iter().map(|_| Outcome::Later).collect();
+                return Round { outcomes, held: None, lost: true };
             }
         };
         let (mut outcomes, mut unloaded) = (Vec::with_capacity(requests.len()), false);
@@ -188,7 +191,7 @@ impl Gateway {
         if unloaded {
             self.load(pool, to, requests).await;
         }
-        Round { outcomes, held: wait.map(|_| held.unwrap_or(0)) }
+        Round { outcomes, held: wait.map(|_| held.unwrap_or(0)), lost: false }
     }
 
     /// Brings the functions to a server. Where that is forbidden scripts have to do.

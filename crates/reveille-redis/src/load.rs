@@ -21,6 +21,8 @@ use crate::writer::Shared;
 
 pub(crate) type Loaded = Result<(Aor, Bytes), StoreError>;
 
+/// Shards read at the same time: a node that takes many over must not fall upon Redis with a connection for each.
+pub(crate) const LOADS: usize = 8;
 /// Records read before somebody takes them.
 pub(crate) const LOAD_AHEAD: usize = 512;
 /// Records that one step of reading a shard returns, about.
@@ -29,6 +31,7 @@ const LOAD_STEP: usize = 256;
 /// Reads all records of a shard. A cursor means something only to the server process that gave it: while that answers it is
 /// asked again, and when a step fails the scan begins anew.
 pub(crate) async fn scan(shared: &Shared, shard: u16, out: &mpsc::Sender<Loaded>) -> Result<(), CommandError> {
+    let Ok(_place) = shared.loads.acquire().await else { return Err(CommandError::Unavailable) };
     let gateway = &shared.gateway;
     let key = gateway.keys.shard(shard).records;
     let pool = Pool::new(gateway.connector.clone(), gateway.metrics.clone());

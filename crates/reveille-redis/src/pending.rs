@@ -161,3 +161,59 @@ impl Drop for Pending {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+
+    type Verdict = (u16, u64, Result<(), StoreError>);
+
+    #[derive(Default)]
+    struct Ear(Mutex<Vec<Verdict>>);
+
+    impl Acks for Ear {
+        fn written(&self, shard: u16, write: u64, result: Result<(), StoreError>) {
+            self.0.lock().push((shard, write, result));
+        }
+    }
+
+    fn desk(entries: usize, weight: usize) -> (Arc<Desk>, Arc<Ear>) {
+        let desk = Arc::new(Desk::new(entries, weight, Metrics::new(&Registry::new()).unwrap()));
+        let ear = Arc::new(Ear::default());
+        desk.attach(ear.clone());
+        (desk, ear)
+    }
+
+    /// However a write is lost on the way, a panic of a writer or the end of the runtime included, its shard hears of it.
+    #[test]
+    fn a_write_that_is_dropped_is_answered_too() {
+        let (desk, ear) = desk(10, 1000);
+        desk.admit(1, 3, Hearer::Shard(1)).unwrap().answer(Fate::Written(7), clock::now());
+        drop(desk.admit(1, 3, Hearer::Shard(2)).unwrap());
+        desk.admit(1, 3, Hearer::Shard(3)).unwrap().answer(Fate::Fenced(9), clock::now());
+        let expected = [(3, 1, Ok(())), (3, 2, Err(StoreError::Unavailable)), (3, 3, Err(StoreError::Fenced))];
+        assert_eq!(*ear.0.lock(), expected);
+        assert_eq!((desk.metrics.queue_depth.get(), desk.metrics.failures.get()), (0, 1));
+    }
+
+    #[test]
+    fn what_is_answered_makes_room() {
+        let (desk, _) = desk(2, 100);
+        let admit = |weight| desk.admit(weight, 0, Hearer::Shard(0));
+        let first = admit(500).unwrap();
+        assert!(admit(1).is_none(), "too heavy together");
+        drop(first);
+        let two = (admit(50).unwrap(), admit(50).unwrap());
+        assert!(admit(0).is_none(), "too many");
+        drop(two.0);
+        assert!(admit(51).is_none());
+        let again = admit(50);
+        assert!(again.is_some());
+        desk.close();
+        drop(again);
+        assert!(admit(1).is_none(), "closed");
+        assert_eq!(desk.metrics.refusals.get(), 4);
+    }
+}

@@ -12,7 +12,7 @@ use reveille_registrar::replica::{Acks, Reading, RecordStream, Replica, StoreErr
 use reveille_runtime::clock;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::call::{Job, WriteJob};
@@ -20,7 +20,7 @@ use crate::config::RedisConfig;
 use crate::error::{CommandError, ConnectError, FencedError};
 use crate::gateway::Gateway;
 use crate::held::{Held, Lease};
-use crate::load::{LOAD_AHEAD, read_through, scan};
+use crate::load::{LOAD_AHEAD, LOADS, read_through, scan};
 use crate::metrics::Metrics;
 use crate::pending::{Desk, Hearer};
 use crate::seal::{OpenError, Sealer};
@@ -57,6 +57,7 @@ impl RedisStore {
             in_flight: config.in_flight,
             feed_length: config.feed_length,
             write_timeout: config.write_timeout,
+            loads: Semaphore::new(LOADS),
         });
         let mut writers = Vec::new();
         let mut tasks = Vec::new();

@@ -9,11 +9,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backon::ExponentialBackoff;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use redis::Value;
 use reveille_runtime::clock;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::backoff;
@@ -39,14 +41,41 @@ pub(crate) struct Shared {
     pub(crate) in_flight: usize,
     pub(crate) feed_length: usize,
     pub(crate) write_timeout: Duration,
+    /// Places for shards that are being read: each uses a connection of its own.
+    pub(crate) loads: Semaphore,
 }
 
 /// One server, as this writer sees it.
 struct Server {
     endpoint: Endpoint,
     ready: VecDeque<u16>,
-    again: Vec<Call>,
+    again: VecDeque<Call>,
     in_flight: usize,
+    /// It gave no replies: until then it is left in peace.
+    rests_until: Option<Instant>,
+    pauses: ExponentialBackoff,
+}
+
+impl Server {
+    fn new(endpoint: Endpoint) -> Self {
+        let (ready, again) = (VecDeque::new(), VecDeque::new());
+        Server { endpoint, ready, again, in_flight: 0, rests_until: None, pauses: backoff::pauses() }
+    }
+
+    fn has_work(&self) -> bool {
+        !(self.ready.is_empty() && self.again.is_empty())
+    }
+
+    /// A batch came back, with replies or without.
+    fn returned(&mut self, lost: bool, now: Instant) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if !lost {
+            (self.rests_until, self.pauses) = (None, backoff::pauses());
+        } else if self.rests_until.is_none() {
+            // Batches that were lost together count once.
+            self.rests_until = Some(now + self.pauses.next().unwrap_or(backoff::LONGEST));
+        }
+    }
 }
 
 /// A batch whose replies came, or will not.
@@ -93,10 +122,12 @@ impl Writer {
         let mut open = true;
         loop {
             self.send();
-            if !open && self.running.is_empty() && self.resting.is_empty() {
+            let waiting = || self.servers.iter().filter(|server| server.has_work());
+            if !open && self.running.is_empty() && self.resting.is_empty() && waiting().next().is_none() {
                 return;
             }
-            let wake = self.resting.iter().map(|(at, _)| *at).min();
+            let rested = waiting().filter_map(|server| server.rests_until);
+            let wake = self.resting.iter().map(|(at, _)| *at).chain(rested).min();
             tokio::select! {
                 count = inbox.recv_many(&mut jobs, MOST_JOBS), if open => {
                     open = count > 0;
@@ -136,7 +167,7 @@ impl Writer {
 
     fn server(&mut self, endpoint: Endpoint) -> &mut Server {
         let at = self.servers.iter().position(|server| server.endpoint == endpoint).unwrap_or_else(|| {
-            self.servers.push(Server { endpoint, ready: VecDeque::new(), again: Vec::new(), in_flight: 0 });
+            self.servers.push(Server::new(endpoint));
             self.servers.len() - 1
         });
         &mut self.servers[at]
@@ -145,9 +176,14 @@ impl Writer {
     /// Sends to every server that has room for another batch.
     fn send(&mut self) {
         self.follow_topology();
+        let now = clock::now();
         for at in 0..self.servers.len() {
+            if self.servers[at].rests_until.is_some_and(|until| now < until) {
+                continue;
+            }
+            self.servers[at].rests_until = None;
             while self.servers[at].in_flight < self.shared.in_flight.max(1) {
-                let calls = self.gather(at);
+                let calls = self.gather(at, now);
                 if calls.is_empty() {
                     break;
                 }
@@ -169,9 +205,9 @@ impl Writer {
         let mut again = Vec::new();
         for server in &mut self.servers {
             ready.extend(server.ready.drain(..));
-            again.append(&mut server.again);
+            again.extend(server.again.drain(..));
         }
-        self.servers.retain(|server| server.in_flight > 0);
+        self.servers.retain(|server| server.in_flight > 0 || server.rests_until.is_some());
         for shard in ready {
             if let Some(line) = self.lines.get_mut(&shard) {
                 line.listed = false;
@@ -183,10 +219,18 @@ impl Writer {
         }
     }
 
-    /// The next batch for a server.
-    fn gather(&mut self, at: usize) -> Vec<Call> {
-        let mut calls = std::mem::take(&mut self.servers[at].again);
-        let mut records: usize = calls.iter().map(|call| call.writes.len()).sum();
+    /// The next batch for a server: first what has to be sent again.
+    fn gather(&mut self, at: usize, now: Instant) -> Vec<Call> {
+        let (mut calls, mut records) = (Vec::new(), 0);
+        while records < self.shared.batch.max(1) {
+            let Some(call) = self.servers[at].again.pop_front() else { break };
+            if self.may_go(&call, now) {
+                records += call.writes.len();
+                calls.push(call);
+            } else {
+                self.end(call, now, |_| Fate::Unknown);
+            }
+        }
         while records < self.shared.batch.max(1) {
             let Some(shard) = self.servers[at].ready.pop_front() else { break };
             let Some(line) = self.lines.get_mut(&shard) else { continue };
@@ -208,12 +252,21 @@ impl Writer {
         calls
     }
 
+    /// Whether a call may be sent once more. Its fate is not known otherwise: it may have happened before.
+    fn may_go(&self, call: &Call, now: Instant) -> bool {
+        let held = &self.shared.held;
+        now < call.give_up
+            && self.shared.lease.runs(now)
+            && held.epoch(call.shard) == call.epoch
+            && !held.is_paused(call.shard)
+    }
+
     fn finish(&mut self, done: Done) {
         let Done { endpoint, calls, round, began } = done;
         let now = clock::now();
         self.shared.desk.metrics.batch_duration.observe(now.saturating_duration_since(began).as_secs_f64());
         if let Some(server) = self.servers.iter_mut().find(|server| server.endpoint == endpoint) {
-            server.in_flight = server.in_flight.saturating_sub(1);
+            server.returned(round.lost, now);
         }
         self.follow_topology();
         let wanted = self.shared.gateway.wait.map_or(0, |wait| wait.count);
@@ -227,6 +280,10 @@ impl Writer {
                 }
                 Outcome::Redirected if call.redirections < MOST_REDIRECTIONS => {
                     call.redirections += 1;
+                    self.shared.desk.metrics.retries.inc();
+                    self.send_again(call);
+                }
+                Outcome::Later if round.lost => {
                     self.shared.desk.metrics.retries.inc();
                     self.send_again(call);
                 }
@@ -283,7 +340,7 @@ impl Writer {
             Some(endpoint) => endpoint.clone(),
             None => self.table.of(call.request.slot).clone(),
         };
-        self.server(endpoint).again.push(call);
+        self.server(endpoint).again.push_back(call);
     }
 
     /// Calls that have rested go on.

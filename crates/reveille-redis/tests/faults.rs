@@ -90,6 +90,41 @@ async fn a_silent_server_is_given_up_in_time() {
     assert_eq!(node.load(3), BTreeMap::from([("alice@example.com".to_owned(), "three".to_owned())]));
 }
 
+/// However much waits for a server that is gone, it is tried now and then, and not by everything that waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_gone_is_left_in_peace() {
+    let mut server = Server::start();
+    let config = RedisConfig { write_timeout: Duration::from_secs(1), ..config(server.mode(), "n1") };
+    let node = Node::owner(&config).await;
+    assert_eq!(node.write(3, 0, "alice", Some("x")), Ok(()));
+    let before = node.metrics.connections.get();
+    server.kill();
+    for id in 1..=2000 {
+        node.store.write((id % 64) as u16, write(id, &format!("user{id}"), Some("x"))).unwrap();
+    }
+    for _ in 0..2000 {
+        assert_eq!(node.verdict().2, Err(StoreError::Unavailable));
+    }
+    let tried = node.metrics.connections.get() - before;
+    assert!((4..100).contains(&tried), "{tried} connections tried in a second");
+}
+
+/// A call that is sent again asks anew whether it may: the lease may have ended, or the shard been given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repetition_needs_the_lease_and_the_shard() {
+    for lapse in [|node: &Node| node.store.lease(None), |node: &Node| node.store.disown(3)] {
+        let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
+        let node = Node::owner(&config(server.mode(), "n1")).await;
+        server.kill();
+        node.store.write(3, write(1, "alice", Some("x"))).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        lapse(&node);
+        server.run();
+        assert_eq!(node.verdict(), (3, 1, Err(StoreError::Unavailable)));
+        assert_eq!(server.say(&["HLEN", "rv:lab:{3}:records"]), ":0");
+    }
+}
+
 /// With `appendfsync always` a crash of the server loses nothing that was acknowledged, and nobody needs to be told: the
 /// writers find it again, the functions included.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

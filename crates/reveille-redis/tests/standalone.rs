@@ -311,6 +311,36 @@ async fn redis_never_sees_a_name_or_a_token() {
     assert!(!shown.contains("[1, 1") && !shown.contains("[7, 7"), "{shown}");
 }
 
+/// A node that takes everything over at once reads all shards at once, over a few connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_shards_are_read_at_once_over_few_connections() {
+    let server = Server::start();
+    let node = Node::owner(&config(server.mode(), "n1")).await;
+    for id in 0..64 * 100 {
+        node.store.write((id % 64) as u16, write(id, &format!("user{id}"), Some("x"))).unwrap();
+    }
+    for _ in 0..64 * 100 {
+        assert_eq!(node.verdict().2, Ok(()));
+    }
+    let most = tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            let loads: Vec<_> = (0..64)
+                .map(|shard| {
+                    let store = &node.store;
+                    scope.spawn(move || store.load(shard).unwrap().map(Result::unwrap).count())
+                })
+                .collect();
+            let mut most = 0;
+            while loads.iter().any(|load| !load.is_finished()) {
+                most = most.max(server.say(&["CLIENT", "LIST"]).lines().count());
+            }
+            assert!(loads.into_iter().all(|load| load.join().unwrap() == 100));
+            most
+        })
+    });
+    assert!(most < 25, "{most} connections");
+}
+
 /// One spoilt record is left out; a key that is missing stops the whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_left_out_and_a_missing_key_is_an_error() {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use reveille_proxy::{
-    egress::{Destination, Flows, LocalAddress, SendError, TokenError},
+    egress::{Bound, Destination, Flows, LocalAddress, SendError, TokenError},
     ingress::{Ingress, Purpose},
 };
 use reveille_registrar::flow::{FlowProbe, FlowRef, Liveness, NodeTag, Transport};
@@ -97,6 +97,8 @@ pub(crate) struct Link {
     pub(crate) remote: SocketAddr,
     pub(crate) purpose: Purpose,
     pub(crate) queue: SendQueue,
+    /// The binding that last registered over it.
+    bound: ArcSwapOption<Bound>,
     /// Our end; unknown while a connection is being made.
     pub(crate) local: OnceLock<SocketAddr>,
     id: u64,
@@ -267,6 +269,7 @@ impl FlowTable {
             remote,
             purpose,
             queue: SendQueue::new(self.queue_messages, self.queue_bytes),
+            bound: ArcSwapOption::empty(),
             local,
             id,
             listener,
@@ -374,11 +377,24 @@ impl Flows for FlowTable {
     }
 
     fn seal(&self, flow: &FlowRef) -> String {
-        self.tokens.load().seal(flow)
+        let bound = self.stream(flow).and_then(|link| link.bound.load_full());
+        self.tokens.load().seal(flow, bound.as_deref())
     }
 
     fn unseal(&self, token: &str) -> Result<FlowRef, TokenError> {
-        self.tokens.load().unseal(token)
+        self.tokens.load().unseal(token).map(|(flow, _)| flow)
+    }
+
+    fn bind(&self, flow: &FlowRef, binding: Bound) {
+        if let Some(link) = self.stream(flow)
+            && link.bound.load().as_deref() != Some(&binding)
+        {
+            link.bound.store(Some(Arc::new(binding)));
+        }
+    }
+
+    fn unseal_binding(&self, token: &str) -> Option<Bound> {
+        self.tokens.load().unseal(token).ok()?.1
     }
 
     fn local(&self, flow: &FlowRef) -> Option<LocalAddress> {

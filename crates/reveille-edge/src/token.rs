@@ -1,6 +1,6 @@
 //! Flow tokens (RFC 5626 §5.2; S-127): a flow, sealed so that only this cluster can make or read it.
 //!
-//! A token is `base64url(key id ‖ nonce ‖ AES-256-GCM(flow))`. Every node of a cluster holds the same ring of keys, so a token
+//! A token is `base64url(key id ‖ nonce ‖ AES-256-GCM(flow ‖ binding))`, the binding being there where a phone has registered over the flow. Every node of a cluster holds the same ring of keys, so a token
 //! made by one is read by all. The first key of the ring seals, every key unseals: to rotate without losing a route set, give
 //! the new key to all nodes as a further one, then make it the first, then drop the old one when no dialog uses it any more.
 
@@ -10,8 +10,12 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use reveille_proxy::egress::TokenError;
-use reveille_registrar::flow::{FlowRef, NodeTag, Transport};
+use reveille_proxy::egress::{Bound, TokenError};
+use reveille_registrar::{
+    aor::Aor,
+    flow::{FlowRef, NodeTag, Transport},
+    record::BindingKey,
+};
 use ring::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
     hkdf,
@@ -65,8 +69,8 @@ impl TokenRing {
         Self::new(TokenKey::new(0, &rand::random::<[u8; 32]>()), [])
     }
 
-    /// Seals a flow.
-    pub(crate) fn seal(&self, flow: &FlowRef) -> String {
+    /// Seals a flow, and the binding it is that of.
+    pub(crate) fn seal(&self, flow: &FlowRef, binding: Option<&Bound>) -> String {
         let Some(key) = self.keys.first() else { return String::new() };
         let mut nonce = [0_u8; NONCE];
         if self.random.fill(&mut nonce).is_err() {
@@ -74,6 +78,11 @@ impl TokenRing {
             return String::new();
         }
         let mut text = encode(flow);
+        if let Some(Bound { aor, key }) = binding.filter(|bound| bound.aor.as_str().len() <= LONGEST_AOR) {
+            text.push(BINDING);
+            text.extend_from_slice(&key.0.to_be_bytes());
+            text.extend_from_slice(aor.as_str().as_bytes());
+        }
         let sealed =
             key.aead.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from([key.id]), &mut text);
         if sealed.is_err() {
@@ -87,7 +96,7 @@ impl TokenRing {
     }
 
     /// Reads back a token.
-    pub(crate) fn unseal(&self, token: &str) -> Result<FlowRef, TokenError> {
+    pub(crate) fn unseal(&self, token: &str) -> Result<(FlowRef, Option<Bound>), TokenError> {
         if token.len() > LONGEST_TOKEN {
             return Err(TokenError::Forged);
         }
@@ -96,10 +105,10 @@ impl TokenRing {
         let (nonce, sealed) = rest.split_first_chunk_mut::<NONCE>().ok_or(TokenError::Forged)?;
         for key in self.keys.iter().filter(|key| key.id == id) {
             // Two keys may carry the same id by mistake: the buffer is overwritten on failure, so each tries on a copy.
-            let mut text: SmallVec<[u8; 64]> = SmallVec::from_slice(sealed);
+            let mut text: SmallVec<[u8; 128]> = SmallVec::from_slice(sealed);
             let nonce = Nonce::assume_unique_for_key(*nonce);
-            if let Ok(flow) = key.aead.open_in_place(nonce, Aad::from([id]), &mut text) {
-                return decode(flow).ok_or(TokenError::Forged);
+            if let Ok(text) = key.aead.open_in_place(nonce, Aad::from([id]), &mut text) {
+                return decode(text).ok_or(TokenError::Forged);
             }
         }
         Err(TokenError::Forged)
@@ -108,8 +117,11 @@ impl TokenRing {
 
 /// Octets of a nonce of AES-GCM.
 const NONCE: usize = 12;
+/// An address-of-record of more octets is left out of tokens: they stand in every message of a dialog.
+const LONGEST_AOR: usize = 128;
 /// No token of ours is longer, in characters.
-const LONGEST_TOKEN: usize = 96;
+const LONGEST_TOKEN: usize = 288;
+const BINDING: u8 = 16;
 const STREAM: u8 = 1;
 const DATAGRAM_V4: u8 = 2;
 const DATAGRAM_V6: u8 = 3;
@@ -138,30 +150,41 @@ fn encode(flow: &FlowRef) -> Vec<u8> {
     out
 }
 
-fn decode(bytes: &[u8]) -> Option<FlowRef> {
+/// A flow, and the binding behind it.
+fn decode(bytes: &[u8]) -> Option<(FlowRef, Option<Bound>)> {
+    let (flow, rest) = decode_flow(bytes)?;
+    let [BINDING, rest @ ..] = rest else { return rest.is_empty().then_some((flow, None)) };
+    let (key, aor) = rest.split_first_chunk()?;
+    let aor = std::str::from_utf8(aor).ok().filter(|aor| !aor.is_empty())?;
+    let bound = Bound { aor: Aor::from_canonical(aor), key: BindingKey(u64::from_be_bytes(*key)) };
+    Some((flow, Some(bound)))
+}
+
+fn decode_flow(bytes: &[u8]) -> Option<(FlowRef, &[u8])> {
     let (&kind, rest) = bytes.split_first()?;
     let (node, rest) = rest.split_first_chunk::<4>()?;
     let node = NodeTag(u32::from_be_bytes(*node));
     if kind == STREAM {
         let (epoch, rest) = rest.split_first_chunk::<4>()?;
         let (connection, rest) = rest.split_first_chunk::<8>()?;
-        let &[transport] = rest else { return None };
-        return Some(FlowRef::Stream {
+        let (&transport, rest) = rest.split_first()?;
+        let flow = FlowRef::Stream {
             node,
             epoch: u32::from_be_bytes(*epoch),
             connection: u64::from_be_bytes(*connection),
             transport: Transport::from_u8(transport)?,
-        });
+        };
+        return Some((flow, rest));
     }
     let (listener, rest) = rest.split_first_chunk::<2>()?;
     let (port, rest) = rest.split_first_chunk::<2>()?;
-    let ip = match kind {
-        DATAGRAM_V4 => IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(rest).ok()?)),
-        DATAGRAM_V6 => IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(rest).ok()?)),
+    let (ip, rest) = match kind {
+        DATAGRAM_V4 => rest.split_first_chunk::<4>().map(|(ip, rest)| (IpAddr::from(Ipv4Addr::from(*ip)), rest))?,
+        DATAGRAM_V6 => rest.split_first_chunk::<16>().map(|(ip, rest)| (IpAddr::from(Ipv6Addr::from(*ip)), rest))?,
         _ => return None,
     };
     let remote = SocketAddr::new(ip, u16::from_be_bytes(*port));
-    Some(FlowRef::Datagram { node, listener: u16::from_be_bytes(*listener), remote })
+    Some((FlowRef::Datagram { node, listener: u16::from_be_bytes(*listener), remote }, rest))
 }
 
 #[cfg(test)]
@@ -187,11 +210,26 @@ mod tests {
     #[test]
     fn s127_tokens_are_read_by_every_node_of_the_cluster() {
         for flow in flows() {
-            let (first, second) = (ring(1, b"secret").seal(&flow), ring(1, b"secret").seal(&flow));
+            let (first, second) = (ring(1, b"secret").seal(&flow, None), ring(1, b"secret").seal(&flow, None));
             assert_ne!(first, second);
             assert!(first.len() <= LONGEST_TOKEN);
             assert!(first.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{first}");
-            assert_eq!(ring(1, b"secret").unseal(&first), Ok(flow));
+            assert_eq!(ring(1, b"secret").unseal(&first), Ok((flow, None)));
+        }
+    }
+
+    // The binding comes back with the flow; one whose name is too long for a route is left out.
+    #[test]
+    fn bindings_are_read_back() {
+        let bound = |name: usize| Bound { aor: Aor::from_canonical("a".repeat(name)), key: BindingKey(u64::MAX - 7) };
+        for flow in flows() {
+            for name in [1, 30, LONGEST_AOR] {
+                let token = ring(1, b"secret").seal(&flow, Some(&bound(name)));
+                assert!(token.len() <= LONGEST_TOKEN, "{}", token.len());
+                assert_eq!(ring(1, b"secret").unseal(&token), Ok((flow, Some(bound(name)))));
+            }
+            let token = ring(1, b"secret").seal(&flow, Some(&bound(LONGEST_AOR + 1)));
+            assert_eq!(ring(1, b"secret").unseal(&token), Ok((flow, None)));
         }
     }
 
@@ -199,7 +237,7 @@ mod tests {
     #[test]
     fn s127_addresses_are_not_visible() {
         let flow = FlowRef::Datagram { node: NodeTag(1), listener: 0, remote: "192.0.2.7:5071".parse().unwrap() };
-        let raw = URL_SAFE_NO_PAD.decode(ring(1, b"secret").seal(&flow)).unwrap();
+        let raw = URL_SAFE_NO_PAD.decode(ring(1, b"secret").seal(&flow, None)).unwrap();
         assert!(!raw.windows(4).any(|w| w == [192, 0, 2, 7]));
     }
 
@@ -208,7 +246,7 @@ mod tests {
     fn s127_every_flipped_bit_is_an_error() {
         let ring = ring(1, b"secret");
         for flow in flows() {
-            let raw = URL_SAFE_NO_PAD.decode(ring.seal(&flow)).unwrap();
+            let raw = URL_SAFE_NO_PAD.decode(ring.seal(&flow, None)).unwrap();
             for bit in 0..raw.len() * 8 {
                 let mut altered = raw.clone();
                 altered[bit / 8] ^= 1 << (bit % 8);
@@ -221,20 +259,20 @@ mod tests {
     #[test]
     fn s127_keys_rotate() {
         let flow = flows()[0];
-        let old = ring(1, b"old").seal(&flow);
+        let old = ring(1, b"old").seal(&flow, None);
         let rotated = TokenRing::new(TokenKey::new(2, b"new"), [TokenKey::new(1, b"old")]);
-        assert_eq!(rotated.unseal(&old), Ok(flow));
-        assert_eq!(ring(1, b"old").unseal(&rotated.seal(&flow)), Err(TokenError::Forged));
+        assert_eq!(rotated.unseal(&old), Ok((flow, None)));
+        assert_eq!(ring(1, b"old").unseal(&rotated.seal(&flow, None)), Err(TokenError::Forged));
         assert_eq!(ring(2, b"new").unseal(&old), Err(TokenError::Forged));
         // An id used twice by mistake costs nothing but a second try.
         let clash = TokenRing::new(TokenKey::new(1, b"new"), [TokenKey::new(1, b"old")]);
-        assert_eq!(clash.unseal(&old), Ok(flow));
+        assert_eq!(clash.unseal(&old), Ok((flow, None)));
     }
 
     #[test]
     fn s127_odd_strings_are_forged() {
         let ring = ring(1, b"secret");
-        let good = ring.seal(&flows()[0]);
+        let good = ring.seal(&flows()[0], None);
         let long = "A".repeat(10_000);
         let padded = format!("{good}=");
         for token in ["", "A", "AQ", "====", "a b", "ü", &good[..good.len() - 4], &padded, &long] {
@@ -256,7 +294,7 @@ mod tests {
 
         #[test]
         fn decode_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
-            if let Some(flow) = decode(&bytes) {
+            if let Some((flow, None)) = decode(&bytes) {
                 prop_assert_eq!(encode(&flow), bytes);
             }
         }

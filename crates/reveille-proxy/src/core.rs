@@ -14,6 +14,7 @@ mod forward;
 mod moved;
 mod onward;
 mod outcome;
+mod rebound;
 mod register;
 mod reply;
 mod routes;

@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use reveille_registrar::flow::{FlowProbe, FlowRef, Transport};
+use reveille_registrar::{
+    aor::Aor,
+    flow::{FlowProbe, FlowRef, Transport},
+    record::BindingKey,
+};
 
 /// Flows as the proxy uses them. No method waits: bytes are queued, addresses are looked up in tables.
 pub trait Flows: FlowProbe {
@@ -31,11 +35,27 @@ pub trait Flows: FlowProbe {
     /// Reads back a token.
     fn unseal(&self, token: &str) -> Result<FlowRef, TokenError>;
 
+    /// Notes that a flow is that of a binding: tokens made from now on name the binding beside the flow, so that the phone can be
+    /// found when the flow, or its node, is gone. No-op for datagram flows and for flows that are gone.
+    fn bind(&self, flow: &FlowRef, binding: Bound);
+
+    /// The binding that a token names beside its flow.
+    fn unseal_binding(&self, token: &str) -> Option<Bound>;
+
     /// What we call ourselves towards the peer of `flow`, in Via, Record-Route and Path; `None` once the flow is gone.
     fn local(&self, flow: &FlowRef) -> Option<LocalAddress>;
 
     /// Whether `host` and `port` (absent: the default of any listener) name this node: an advertised name, a bound address.
     fn names_us(&self, host: &str, port: Option<u16>) -> bool;
+}
+
+/// A phone's binding, as routes carry it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Whose.
+    pub aor: Aor,
+    /// Which.
+    pub key: BindingKey,
 }
 
 /// Where to connect to.

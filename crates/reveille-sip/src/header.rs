@@ -75,6 +75,8 @@ headers! {
     RAck "RAck",
     RSeq "RSeq",
     Warning "Warning",
+    /// Ours, between nodes: the binding that a phone's flow is that of.
+    ReveilleBinding "X-Reveille-Binding",
 }
 
 impl HeaderId {

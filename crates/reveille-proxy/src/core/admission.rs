@@ -1,6 +1,9 @@
 //! The edge half: may this sender say this, and whose business is it? In the order of RFC 3261 §16.3 (S-060).
 
-use reveille_registrar::{aor::Aor, flow::NodeTag};
+use reveille_registrar::{
+    aor::Aor,
+    flow::{Liveness, NodeTag},
+};
 use reveille_sip::{
     header::HeaderId,
     message::Message,
@@ -96,8 +99,16 @@ impl Core {
             }
             let path = (origin.purpose != Purpose::Cluster).then(|| self.path(request, origin)).transpose()?;
             let destination = Where::Home(registration.aor().clone());
-            let plan =
-                Plan { request: repaired, own_routes: set.own, destination, breadth, loop_hash, wakeable: false, path };
+            let plan = Plan {
+                request: repaired,
+                own_routes: set.own,
+                destination,
+                breadth,
+                loop_hash,
+                wakeable: false,
+                path,
+                rebound: None,
+            };
             return Ok(Decision::Deliver(Box::new(plan)));
         }
         if for_us {
@@ -112,8 +123,19 @@ impl Core {
         if !(set.vouched && request.to_tag().is_some()) {
             self.authenticate_caller(now, request, origin)?;
         }
-        let destination = if let Some(flow) = set.flow {
-            if matches!(flows.liveness(&flow), reveille_registrar::flow::Liveness::Gone) {
+        let rebound = set.rebound.filter(|_| request.to_tag().is_some());
+        let is_gone = match (&set.flow, set.onward) {
+            (Some(flow), _) => set.lost || flows.liveness(flow) == Liveness::Gone,
+            (None, Some(node)) => set.lost || shared.peers.destination(node).is_none(),
+            (None, None) => false,
+        };
+        let mut own_routes = set.own;
+        let destination = if let Some(rebound) = rebound.as_ref().filter(|_| is_gone) {
+            // Routes outlive nodes: the binding's home knows where the phone is now, or wakes it.
+            own_routes += usize::from(set.onward.is_some());
+            Where::Home(rebound.bound.aor.clone())
+        } else if let Some(flow) = set.flow {
+            if is_gone {
                 return Err(Reply::new(430)); // S-128
             }
             Where::Flow(flow)
@@ -131,12 +153,13 @@ impl Core {
         };
         Ok(Decision::Deliver(Box::new(Plan {
             request: repaired,
-            own_routes: set.own,
+            own_routes,
             destination,
             breadth,
             loop_hash,
             wakeable: set.wakeable && origin.purpose == Purpose::Cluster,
             path: None,
+            rebound,
         })))
     }
 

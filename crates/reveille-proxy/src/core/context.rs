@@ -14,7 +14,7 @@ use reveille_sip::{message::Message, method::Method};
 use reveille_transaction::{BranchId, ClientId, ResponseContext, ServerId};
 use smallvec::SmallVec;
 
-use super::twins::Twin;
+use super::{routes::Rebound, twins::Twin};
 use crate::ingress::{Inbound, Purpose};
 
 /// Where a request came from.
@@ -92,6 +92,8 @@ pub(super) struct Plan {
     pub(super) wakeable: bool,
     /// What a REGISTER on its way to its home says in Path.
     pub(super) path: Option<String>,
+    /// Within a dialog: how the phone is found when the flow that its route names is gone. With a home as destination, it is gone.
+    pub(super) rebound: Option<Rebound>,
 }
 
 /// The ways a request can go.

@@ -23,7 +23,7 @@ use super::{
 };
 
 /// How long after a request's wait has ended its home may take to say so.
-const HOME_GRACE: Duration = Duration::from_secs(1);
+pub(super) const HOME_GRACE: Duration = Duration::from_secs(1);
 
 /// What a request gets whose branches all ended without an answer worth passing on.
 fn fallback(method: Method, destination: &Where, in_dialog: bool) -> u16 {
@@ -31,6 +31,7 @@ fn fallback(method: Method, destination: &Where, in_dialog: bool) -> u16 {
         Where::Flow(_) if !in_dialog => 430, // for the home that knows other ways (RFC 5626 §5.3)
         Where::Flow(_) | Where::Node(_) => 500, // P-081: the dialog lives on
         Where::Home(_) if method == Method::Register => 503,
+        Where::Home(_) if in_dialog => 500,
         Where::Home(_) => 480,
     }
 }
@@ -114,6 +115,9 @@ impl Core {
 
     /// Asks the shard of `aor`, which is on this node, for targets.
     pub(super) fn ask_home(&mut self, now: Now, id: u64, aor: &Aor) {
+        if self.delivery(id).is_some_and(|delivery| delivery.plan.rebound.is_some()) {
+            return self.ask_for_binding(now, id, aor);
+        }
         let Some(method) = self.contexts.get(&id).map(|context| context.method) else { return };
         let waiter = WorkerRef { worker: self.worker, context: id };
         let Some(delivery) = self.delivery(id) else { return };
@@ -253,7 +257,9 @@ impl Core {
         let Some(branch) = delivery.awaiting(key) else { return };
         branch.state = BranchState::Ended;
         let branch = branch.id;
-        delivery.fork.failed(now.mono, branch, 480); // P-065, P-066
+        // P-065, P-066; within a dialog nothing that would end it (P-081).
+        let status = if delivery.plan.rebound.is_some() { 430 } else { 480 };
+        delivery.fork.failed(now.mono, branch, status);
         tracing::debug!(why = why.as_str(), "a phone did not wake");
         self.pump(now, id);
     }

@@ -15,8 +15,9 @@ use reveille_transaction::BranchId;
 
 use super::{
     Core,
-    context::{Context, Delivery, Origin, Outgoing},
-    onward::Way,
+    context::{Context, Delivery, Origin, Outgoing, Where},
+    onward::{ELSEWHERE, Way},
+    rebound::lost_route,
     reply::via_correction,
     routes::{self, WAKEABLE},
 };
@@ -55,8 +56,16 @@ impl Core {
             self.shared.salt, self.worker, branch.0, delivery.plan.loop_hash
         );
         let mut edit = self.begin_edit(request, &context.origin, delivery.plan.own_routes);
+        if let Some(rebound) = delivery.plan.rebound.as_ref().filter(|_| way.onward && target.is_none())
+            && matches!(delivery.plan.destination, Where::Home(_))
+        {
+            edit.prepend(HeaderId::Route, &lost_route(&rebound.token, ELSEWHERE));
+        }
         if let Some(target) = target {
-            edit.set_request_uri(request_uri_of(&target.contact));
+            // Within a dialog the phone goes by the address that it gave the other side.
+            if delivery.plan.rebound.is_none() {
+                edit.set_request_uri(request_uri_of(&target.contact));
+            }
             let wakeable = delivery.branches.iter().any(|entry| entry.id == branch && entry.pushable);
             for (at, path) in way.path.iter().enumerate().rev() {
                 // RFC 3327 §5.1
@@ -162,6 +171,7 @@ pub(super) fn build_response(
     method: Method,
     challenges: &[(HeaderId, String)],
     joined: Option<&Message>,
+    to: Purpose,
 ) -> Option<Bytes> {
     let _next_hop = response.vias().nth(1)?;
     let mut edit = Edit::new(response);
@@ -174,6 +184,9 @@ pub(super) fn build_response(
     }
     for (header, value) in challenges {
         edit.append(*header, value);
+    }
+    if to != Purpose::Cluster {
+        edit.remove(HeaderId::ReveilleBinding);
     }
     // What a home answers to a REGISTER has been made for the phone that asked (P-049).
     if method != Method::Register {

@@ -49,6 +49,7 @@ impl Core {
             loop_hash: loop_hash(&request, own, origin),
             wakeable: false,
             path,
+            rebound: None,
         };
         let id = self.open_delivery(now, server, request, origin, plan);
         // However often the shard moves, the phone waits no longer than for one that stays.

@@ -27,7 +27,7 @@ use crate::{egress::Destination, peers::Home};
 const REHOME_PAUSE: Duration = Duration::from_millis(100);
 
 /// Stands for the name of another node where only its token counts (RFC 2606 §2).
-const ELSEWHERE: &str = "node.invalid";
+pub(super) const ELSEWHERE: &str = "node.invalid";
 
 /// The way one copy of a request takes.
 pub(super) struct Way<'a> {
@@ -223,6 +223,9 @@ impl Core {
 
     /// The way of a branch is gone: another way, another home, or the end of the branch.
     pub(super) fn unreachable(&mut self, now: Now, id: u64, branch: BranchId) {
+        if self.reroute(now, id, branch) {
+            return;
+        }
         if !self.fall_back(now, id, branch) && !self.await_home(now, id, branch) {
             let status = self.lost_way_status(id);
             self.fail_branch(now, id, branch, status);

@@ -60,15 +60,16 @@ impl Core {
     /// Passes a response to whoever asked.
     pub(super) fn send_up(&mut self, now: Now, id: u64, message: &Message, challenges: &[(HeaderId, String)]) {
         let status = message.status().unwrap_or(500);
+        self.bind_by(id, message);
         let Some(context) = self.contexts.get(&id) else { return };
-        let (server, method) = (context.server, context.method);
+        let (server, method, to) = (context.server, context.method, context.origin.purpose);
         let joined = match &context.work {
             Work::Deliver(delivery) if delivery.twin.as_ref().is_some_and(|twin| twin.joined) => {
                 Some(&delivery.request)
             }
             _ => None,
         };
-        let Some(bytes) = super::forward::build_response(message, method, challenges, joined) else { return };
+        let Some(bytes) = super::forward::build_response(message, method, challenges, joined, to) else { return };
         if let Some(twin) = self.delivery(id).and_then(|delivery| delivery.twin.as_mut())
             && (101..300).contains(&status)
         {

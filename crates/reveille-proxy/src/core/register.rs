@@ -309,7 +309,7 @@ impl Core {
     pub(super) fn registered(&mut self, now: Now, id: u64, result: Result<Vec<BindingView>, RegisterError>) {
         self.deadlines.clear(&Timer::HomeOverdue { context: id });
         let Some(context) = self.contexts.get_mut(&id) else { return };
-        let started = context.started;
+        let (started, origin) = (context.started, context.origin);
         if result == Err(RegisterError::Store(StoreError::Fenced)) {
             return self.moved(now, id); // nothing was written: the owner of now decides
         }
@@ -318,7 +318,8 @@ impl Core {
         let reply = match result {
             Ok(bindings) => {
                 self.shared.metrics.registered((now.mono - started).as_secs_f64());
-                self.registered_ok(now, &request, &bindings, &announcements, &targets, outbound)
+                let reply = self.registered_ok(now, &request, &bindings, &announcements, &targets, outbound);
+                self.bind(&origin, &aor, &bindings, reply)
             }
             Err(error) => {
                 tracing::debug!(aor = %aor.redacted(), %error, "registration refused");

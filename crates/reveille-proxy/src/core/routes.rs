@@ -9,7 +9,7 @@ use reveille_registrar::flow::{FlowRef, NodeTag};
 use reveille_sip::{edit::Edit, header::HeaderId, limits::Limits, message::Message, uri::Uri};
 
 use super::reply::Reply;
-use crate::egress::Flows;
+use crate::egress::{Bound, Flows};
 
 /// What the Route headers of a request say to us.
 #[derive(Debug)]
@@ -20,6 +20,10 @@ pub(super) struct RouteSet {
     pub(super) flow: Option<FlowRef>,
     /// The node of ours that the next value leads to; the value stays, since it is that node's to read.
     pub(super) onward: Option<NodeTag>,
+    /// The binding that the value of the flow, or of the other node, names beside it, and its token.
+    pub(super) rebound: Option<Rebound>,
+    /// Whether that value says that its flow is gone ([`LOST`]).
+    pub(super) lost: bool,
     /// Whether the value of the flow says that its phone can be woken if it is silent ([`WAKEABLE`]).
     pub(super) wakeable: bool,
     /// Whether values of others remain beneath.
@@ -32,18 +36,46 @@ pub(super) struct RouteSet {
 /// on that flow is then worth little patience (P-054).
 pub(super) const WAKEABLE: &str = "rv-wake";
 
+/// The parameter of a Route value by which a node that met a flow's end says so to the home of its binding.
+pub(super) const LOST: &str = "rv-lost";
+
+/// How the phone can be found that a route led to, when the flow of that route is gone.
+#[derive(Clone, Debug)]
+pub(super) struct Rebound {
+    /// Its binding.
+    pub(super) bound: Bound,
+    /// The token that says so.
+    pub(super) token: String,
+}
+
 /// Reads the Route set of `request`, which arrived on `arrival` at the node `own`. Tokens are made under keys that all nodes share,
 /// so a value whose token can be read is ours, whatever host it names.
 ///
 /// # Errors
 /// 403 for a token that is not ours (S-128), 400 for a Route that cannot be read.
 pub(super) fn read(request: &Message, arrival: &FlowRef, own: NodeTag, flows: &dyn Flows) -> Result<RouteSet, Reply> {
-    let mut set = RouteSet { own: 0, flow: None, onward: None, wakeable: false, others: false, vouched: false };
+    let mut set = RouteSet {
+        own: 0,
+        flow: None,
+        onward: None,
+        rebound: None,
+        lost: false,
+        wakeable: false,
+        others: false,
+        vouched: false,
+    };
     let mut tokens = 0;
     for route in request.routes() {
         let uri = route.ok().and_then(|r| Uri::parse(r.uri).ok()).ok_or_else(|| Reply::new(400))?;
         let names_us = flows.names_us(uri.host(), uri.port());
-        match uri.user().map(|token| flows.unseal(token)) {
+        let token = uri.user();
+        let flow = token.map(|token| flows.unseal(token));
+        if let (Some(token), Some(Ok(_))) = (token, &flow) {
+            let bound = flows.unseal_binding(token);
+            set.rebound = bound.map(|bound| Rebound { bound, token: token.to_owned() });
+            set.lost = uri.param(LOST).is_some();
+        }
+        match flow {
             Some(Err(_)) if names_us => return Err(Reply::new(403)),
             Some(Ok(flow)) if flow.node() != own => {
                 set.onward = Some(flow.node());

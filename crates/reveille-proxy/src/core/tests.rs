@@ -5,6 +5,7 @@ mod calls;
 mod dialogs;
 mod moves;
 mod nodes;
+mod rebound;
 mod refusals;
 mod registrations;
 mod workers;

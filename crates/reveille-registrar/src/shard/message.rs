@@ -121,7 +121,8 @@ pub struct WakeRequest {
 pub struct NextRequest {
     /// The binding that failed, and what would be waited for if the way is a push.
     pub wake: WakeRequest,
-    /// The bindings tried so far for this request, `wake.key` among them or not.
+    /// The bindings tried so far for this request: `wake.key` among them if its way failed, and not if it was only a name for the
+    /// phone, as within a dialog whose flow is gone.
     pub tried: Vec<BindingKey>,
 }
 

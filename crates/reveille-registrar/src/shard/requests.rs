@@ -69,10 +69,9 @@ impl Shard {
         let Some(failed) = record.get(wake.key) else {
             return self.wake_failed(wake, WakeFailure::BindingGone);
         };
-        let mut tried = request.tried.clone();
-        tried.push(wake.key);
         let judge = self.judge();
-        if let Some(next) = judge.next_direct(now, record.bindings.iter(), failed.device(), &tried, wake.class) {
+        let (device, tried) = (failed.device(), &request.tried);
+        if let Some(next) = judge.next_direct(now, record.bindings.iter(), device, tried, wake.class) {
             let target = Target::of(next, judge.pushable(next, wake.class));
             return self.reply(wake.waiter, HomeEvent::Woken { key: wake.key, target });
         }

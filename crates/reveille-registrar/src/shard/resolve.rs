@@ -55,6 +55,14 @@ impl Judge<'_> {
         {
             return Way::Direct;
         }
+        // What another node holds it alone can judge: it says at once where the connection is gone, and soon where it is silent.
+        let is_elsewhere = match liveness {
+            None => !binding.path.is_empty(),
+            Some(liveness) => liveness == Liveness::Elsewhere,
+        };
+        if is_elsewhere && now.unix.saturating_sub(binding.registered_at) <= self.awake_window.as_secs() {
+            return Way::Direct;
+        }
         if self.services.can_wake(target, class) {
             return Way::Push;
         }

@@ -171,9 +171,10 @@ lease = "2s"
         self.lab.phone(user, provider, self.node(node).addr("tls")).unwrap()
     }
 
-    /// A phone without push.
+    /// A phone without push, known by its instance-id wherever it connects.
     pub(crate) async fn caller(&self, user: &str, node: &str) -> Phone {
-        let mut caller = self.lab.plain_phone(user, self.node(node).addr("tls")).unwrap().build();
+        let builder = self.lab.plain_phone(user, self.node(node).addr("tls")).unwrap();
+        let mut caller = builder.instance(uuid::Uuid::new_v4()).reg_id(1).build();
         caller.connect().await.unwrap();
         assert_eq!(caller.register(3600).await.unwrap().code(), 200);
         caller

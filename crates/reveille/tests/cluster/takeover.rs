@@ -149,3 +149,39 @@ async fn redis_may_go_and_come_back() {
     alice.wait_wake(SOON).await.expect("a push arrives");
     answers(&mut alice, &mut call, &field, rest[0]).await;
 }
+
+/// The edge of either side dies during a call. Whoever lost its connection registers again elsewhere; then the other side hangs up,
+/// and is heard.
+#[tokio::test]
+async fn a_call_outlives_the_edges_of_both_sides() {
+    for callee_loses in [true, false] {
+        let mut field = Field::start(&NODES).await;
+        let home = field.home_of("alice").await;
+        let rest = others(NODES, home);
+        let mut alice = field.phone("alice", Provider::Apns, rest[0]).build();
+        alice.connect().await.unwrap();
+        assert_eq!(alice.register(3600).await.unwrap().code(), 200);
+        let mut caller = field.caller("caller", rest[1]).await;
+        let mut call = caller.invite(&format!("sip:alice@{DOMAIN}")).unwrap();
+        let mut incoming = alice.expect_invite(SOON).await.unwrap();
+        incoming.answer().unwrap();
+        assert_eq!(call.final_response(PATIENCE).await.unwrap().message.code(), 200);
+        incoming.expect_ack(SOON).await.unwrap();
+
+        field.kill(rest[usize::from(!callee_loses)]);
+        let loser = if callee_loses { &mut alice } else { &mut caller };
+        loser.connect_to(field.node(home).addr("tls")).await.unwrap();
+        // Its shard may be without an owner for the time of a lease.
+        let give_up = tokio::time::Instant::now() + PATIENCE;
+        while loser.register(3600).await.unwrap().code() != 200 {
+            assert!(tokio::time::Instant::now() < give_up, "no home took the shard over");
+        }
+        if callee_loses {
+            assert_eq!(call.bye(SOON).await.unwrap().code(), 200);
+            incoming.expect_bye(SOON).await.expect("the BYE finds the phone");
+        } else {
+            assert_eq!(incoming.bye(SOON).await.unwrap().code(), 200);
+            call.expect_bye(SOON).await.expect("the BYE finds the caller");
+        }
+    }
+}

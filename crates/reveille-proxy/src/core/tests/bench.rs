@@ -30,7 +30,7 @@ use reveille_transaction::TimerConfig;
 use crate::{
     auth::Digest,
     core::{Core, Shared},
-    egress::{Destination, Flows, LocalAddress, SendError, TokenError},
+    egress::{Bound, Destination, Flows, LocalAddress, SendError, TokenError},
     home::{HomeBusy, Homes},
     ingress::{Inbound, Purpose},
     metrics::Metrics,
@@ -58,6 +58,9 @@ pub(super) fn udp(port: u16) -> FlowRef {
     FlowRef::Datagram { node: NodeTag(0), listener: 0, remote: SocketAddr::from(([192, 0, 2, 9], port)) }
 }
 
+/// What was sealed, by token.
+pub(super) type Tokens = Arc<Mutex<HashMap<String, (FlowRef, Option<Bound>)>>>;
+
 #[derive(Default)]
 pub(super) struct FakeFlows {
     pub(super) sent: Mutex<Vec<(FlowRef, Bytes)>>,
@@ -65,7 +68,8 @@ pub(super) struct FakeFlows {
     pub(super) closed: Mutex<Vec<FlowRef>>,
     pub(super) opened: Mutex<Vec<Destination>>,
     /// Shared by the nodes of one cluster, as the keys of tokens are.
-    tokens: Arc<Mutex<HashMap<String, FlowRef>>>,
+    pub(super) tokens: Tokens,
+    bound: Mutex<HashMap<FlowRef, Bound>>,
     /// The node, and how many connections it may open to others.
     node: NodeTag,
 }
@@ -102,11 +106,17 @@ impl Flows for FakeFlows {
     fn seal(&self, flow: &FlowRef) -> String {
         let mut tokens = self.tokens.lock();
         let token = format!("tok{}", tokens.len());
-        tokens.insert(token.clone(), *flow);
+        tokens.insert(token.clone(), (*flow, self.bound.lock().get(flow).cloned()));
         token
     }
     fn unseal(&self, token: &str) -> Result<FlowRef, TokenError> {
-        self.tokens.lock().get(token).copied().ok_or(TokenError::Forged)
+        self.tokens.lock().get(token).map(|(flow, _)| *flow).ok_or(TokenError::Forged)
+    }
+    fn bind(&self, flow: &FlowRef, binding: Bound) {
+        self.bound.lock().insert(*flow, binding);
+    }
+    fn unseal_binding(&self, token: &str) -> Option<Bound> {
+        self.tokens.lock().get(token).and_then(|(_, bound)| bound.clone())
     }
     fn local(&self, flow: &FlowRef) -> Option<LocalAddress> {
         if self.gone.lock().contains(flow) {
@@ -208,7 +218,7 @@ impl Bench {
     }
 
     /// A node of several.
-    pub(super) fn node(own: u32, tokens: &Arc<Mutex<HashMap<String, FlowRef>>>, peers: Arc<dyn Peers>) -> Self {
+    pub(super) fn node(own: u32, tokens: &Tokens, peers: Arc<dyn Peers>) -> Self {
         let flows = FakeFlows { node: NodeTag(own), tokens: Arc::clone(tokens), ..FakeFlows::default() };
         Self::among(settings(), None, Arc::new(flows), peers)
     }

@@ -58,7 +58,7 @@ pub(super) struct Field {
     nodes: Vec<Bench>,
     pub(super) owner: Arc<Mutex<Option<u32>>>,
     /// Nodes that are no more.
-    dead: Vec<u32>,
+    pub(super) dead: Vec<u32>,
     /// What left toward phones and callers.
     outside: Vec<(FlowRef, Message)>,
 }
@@ -138,7 +138,7 @@ impl Field {
     }
 
     /// A call that has reached the phone; returns the waiter at the home and the INVITE that the phone got.
-    fn ringing(&mut self, pushable: bool) -> (WorkerRef, Message) {
+    pub(super) fn ringing(&mut self, pushable: bool) -> (WorkerRef, Message) {
         self.node(EDGE).peer(on(EDGE, CALLER), &invite("z9hG4bKa"));
         self.run();
         assert!(self.node(EDGE).asked().is_empty(), "the edge holds no binding");

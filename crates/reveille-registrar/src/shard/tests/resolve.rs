@@ -128,13 +128,40 @@ fn s131_flows_of_one_phone_are_tried_one_after_the_other() {
     let (waiter, turn) = stage.call();
     let first = turn.resolved().0;
     assert_eq!((first.len(), first[0].reg_id), (1, Some(2)));
-    let next = NextRequest { wake: wake(waiter, first[0].key, &stage), tried: vec![] };
+    let next = NextRequest { wake: wake(waiter, first[0].key, &stage), tried: vec![first[0].key] };
     let fates = stage.tell(ShardInput::Next(Box::new(next))).fates();
     let second = fates[0].1.clone().unwrap();
     assert_eq!(second.reg_id, Some(1));
-    let next = NextRequest { wake: wake(waiter, second.key, &stage), tried: vec![first[0].key] };
+    let next = NextRequest { wake: wake(waiter, second.key, &stage), tried: vec![first[0].key, second.key] };
     let fates = stage.tell(ShardInput::Next(Box::new(next))).fates();
     assert_eq!(fates, [(waiter, Err(WakeFailure::BindingGone))]);
+}
+
+/// Within a dialog a binding is only a name for its phone: where that is the way to it, it is the answer.
+#[test]
+fn a_phone_is_found_by_a_binding_that_did_not_fail() {
+    let mut stage = two_flows(true);
+    let (waiter, turn) = stage.call();
+    let newest = turn.resolved().0[0].key;
+    let next = NextRequest { wake: wake(waiter, newest, &stage), tried: vec![] };
+    let fates = stage.tell(ShardInput::Next(Box::new(next))).fates();
+    assert_eq!(fates[0].1.clone().map(|target| target.key), Ok(newest));
+}
+
+/// P-054: a phone that registered through another node lately is awake as far as anybody here can tell; later it is woken.
+#[test]
+fn p054_a_phone_behind_another_node_is_awake_for_a_while() {
+    let mut stage = Stage::new();
+    let input = stage.register(vec![phone("192.0.2.1", 1)]);
+    let ShardInput::Register(mut request) = input else { unreachable!() };
+    request.path = vec!["<sip:token@edge.example.com;lr;ob>".to_owned()];
+    stage.tell(ShardInput::Register(request));
+    stage.pass(AWAKE);
+    let (_, turn) = stage.call();
+    assert_eq!((turn.resolved().0.len(), turn.resolved().0[0].pushable, turn.pushes), (1, true, 0));
+    stage.pass(IDLE);
+    let (_, turn) = stage.call();
+    assert_eq!((turn.resolved().1.len(), turn.pushes), (1, 1));
 }
 
 /// S-131: what is open is tried before anything is woken, older or not.

@@ -1,0 +1,95 @@
+//! Routes that outlive flows and nodes: a request within a dialog whose flow is gone goes to the home of the phone's binding, which
+//! knows where the phone is now, or wakes it.
+
+use reveille_registrar::{
+    aor::Aor,
+    record::BindingKey,
+    shard::{BindingView, NextRequest, ShardInput, WakeRequest, WorkerRef},
+};
+use reveille_sip::{header::HeaderId, message::Message, method::Method};
+use reveille_transaction::{BranchId, BranchKind};
+use smallvec::SmallVec;
+
+use super::{
+    Core, Now, Timer,
+    context::{Branch, BranchState, Origin, Where, Work},
+    deliver::HOME_GRACE,
+    reply::Reply,
+    routes::LOST,
+};
+use crate::{egress::Bound, ingress::Purpose};
+
+impl Core {
+    /// A REGISTER was accepted here: its flow is that of the binding it touched. Where the flow is another node's, the answer tells
+    /// that node so, and goes no further with it.
+    pub(super) fn bind(&self, origin: &Origin, aor: &Aor, bindings: &[BindingView], reply: Reply) -> Reply {
+        let Some(key) = bindings.iter().find(|binding| binding.updated_now).map(|binding| binding.key) else {
+            return reply;
+        };
+        if origin.purpose == Purpose::Cluster {
+            return reply.with(HeaderId::ReveilleBinding, key.0.to_string());
+        }
+        self.shared.flows.bind(&origin.flow, Bound { aor: aor.clone(), key });
+        reply
+    }
+
+    /// A REGISTER was accepted at its home, which is another node.
+    pub(super) fn bind_by(&mut self, id: u64, answer: &Message) {
+        let key = answer.value(HeaderId::ReveilleBinding).and_then(|key| key.parse().ok()).map(BindingKey);
+        let Some((key, context)) = key.zip(self.contexts.get(&id)) else { return };
+        if let Work::Deliver(delivery) = &context.work
+            && let Where::Home(aor) = &delivery.plan.destination
+            && context.method == Method::Register
+            && context.origin.purpose != Purpose::Cluster
+            && answer.status().is_some_and(|status| status < 300)
+        {
+            self.shared.flows.bind(&context.origin.flow, Bound { aor: aor.clone(), key });
+        }
+    }
+
+    /// Asks the shard of `aor`, which is on this node, for the way to one phone.
+    pub(super) fn ask_for_binding(&mut self, now: Now, id: u64, aor: &Aor) {
+        let waiter = WorkerRef { worker: self.worker, context: id };
+        let Some(delivery) = self.delivery(id) else { return };
+        let Some(key) = delivery.plan.rebound.as_ref().map(|rebound| rebound.bound.key) else { return };
+        let wake = WakeRequest { aor: aor.clone(), waiter, key, class: delivery.class, deadline: delivery.deadline };
+        let (homeless, branch) = (delivery.homeless(), delivery.new_branch());
+        let state = BranchState::Awaiting;
+        delivery.branches.push(Branch { id: branch, key: Some(key), state, tried: SmallVec::new(), pushable: false });
+        delivery.fork.add_branch(now.mono, branch, BranchKind::Waiting);
+        if let Some(homeless) = homeless {
+            delivery.branches.retain(|branch| branch.id != homeless);
+            delivery.fork.remove_branch(homeless);
+        }
+        self.deadlines.set(Timer::HomeOverdue { context: id }, wake.deadline + HOME_GRACE);
+        let ask = ShardInput::Next(Box::new(NextRequest { wake, tried: Vec::new() }));
+        if self.shared.homes.ask(aor, ask).is_err() {
+            self.fail_branch(now, id, branch, 430);
+            self.pump(now, id);
+        }
+    }
+
+    /// The way that a route named is gone: the request goes to the home of its binding instead. False where the route names none.
+    pub(super) fn reroute(&mut self, now: Now, id: u64, branch: BranchId) -> bool {
+        let Some(delivery) = self.delivery(id) else { return false };
+        let Some(aor) = delivery.plan.rebound.as_ref().map(|rebound| rebound.bound.aor.clone()) else { return false };
+        if matches!(delivery.plan.destination, Where::Home(_)) || !delivery.fork.can_add() {
+            return false;
+        }
+        // The value that named the other node was that node's to read.
+        delivery.plan.own_routes += usize::from(matches!(delivery.plan.destination, Where::Node(_)));
+        delivery.plan.destination = Where::Home(aor);
+        self.add_onward(now, id, BranchState::Awaiting);
+        if let Some(delivery) = self.delivery(id) {
+            delivery.branches.retain(|entry| entry.id != branch);
+            delivery.fork.remove_branch(branch);
+        }
+        self.deadlines.set(Timer::Rehome { context: id }, now.mono);
+        true
+    }
+}
+
+/// The Route value that tells a home which phone a request is for.
+pub(super) fn lost_route(token: &str, host: &str) -> String {
+    format!("<sip:{token}@{host};lr;{LOST}>")
+}

@@ -1,0 +1,162 @@
+//! Dialogs that outlive the flows and nodes they were made over.
+
+use std::time::Duration;
+
+use reveille_push::WakeFailure;
+use reveille_registrar::{
+    record::BindingKey,
+    shard::{HomeEvent, ShardInput, WorkerRef},
+};
+use reveille_sip::{header::HeaderId, message::Message};
+
+use crate::egress::Flows as _;
+
+use super::{
+    bench::{answer, on, target},
+    dialogs::in_dialog,
+    nodes::{CALLER, EDGE, FAR, Field, HOME, PHONE, register, registered},
+};
+
+/// The phone's connection after it came back.
+const NEW: u64 = 9;
+
+/// The phone registers at its edge, is called, and answers; the Route set of the caller.
+fn talking(field: &mut Field) -> Vec<String> {
+    field.node(FAR).peer(on(FAR, PHONE), &register());
+    field.run();
+    let asked = field.node(HOME).asked();
+    let [ShardInput::Register(ask)] = asked.as_slice() else { panic!("the home is asked once") };
+    let reply = ask.reply;
+    field.tell(HOME, reply, registered("sip:alice@198.51.100.1:5070"));
+    let told = field.at(on(FAR, PHONE));
+    assert!(told.iter().all(|message| !message.has(HeaderId::ReveilleBinding)), "that is between nodes");
+    let (_, ring) = field.ringing(false);
+    field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
+    field.run();
+    assert_eq!(field.statuses(on(EDGE, CALLER)), [100, 200]);
+    reversed(&ring)
+}
+
+/// The Route set of whoever sent the INVITE that the phone got so.
+fn reversed(ring: &Message) -> Vec<String> {
+    let mut values: Vec<String> = ring.values(HeaderId::RecordRoute).map(str::to_owned).collect();
+    values.reverse();
+    values
+}
+
+/// Who asked a node's shard for the way to the phone.
+fn asked_for_the_phone(field: &mut Field, home: u32) -> WorkerRef {
+    let asked = field.node(home).asked();
+    let [ShardInput::Next(ask)] = asked.as_slice() else { panic!("{} questions", asked.len()) };
+    assert_eq!((ask.wake.key, ask.wake.aor.as_str(), ask.tried.len()), (BindingKey(1), "alice@example.com", 0));
+    ask.wake.waiter
+}
+
+/// The phone has come back over another edge: the home says so.
+fn found(field: &mut Field, home: u32, to: WorkerRef, at: u32) {
+    let token = field.node(at).flows.tokens.lock().len();
+    let flow = on(at, NEW);
+    field.node(at).flows.tokens.lock().insert(format!("new{token}"), (flow, None));
+    let path = vec![format!("<sip:new{token}@edge.test:5061;transport=tls;lr;ob>")];
+    let target = reveille_registrar::shard::Target { flow: None, path, ..target(1, flow, false) };
+    field.tell(home, to, HomeEvent::Woken { key: BindingKey(1), target });
+}
+
+fn bye(route: &[String]) -> String {
+    in_dialog("BYE", "z9hG4bKbye", route)
+}
+
+/// The phone's edge dies during the call: the BYE goes to the phone's home, which is another node or this one, and from there to where
+/// the phone is now. It keeps the address that the phone gave when it answered.
+#[test]
+fn a_bye_arrives_though_the_phones_edge_died() {
+    for home in [HOME, EDGE] {
+        let mut field = Field::new();
+        let route = talking(&mut field);
+        field.dead.push(FAR); // nobody has noticed yet
+        *field.owner.lock() = Some(home);
+        field.node(EDGE).public(on(EDGE, CALLER), &bye(&route));
+        field.run();
+        field.advance(Duration::from_millis(1));
+        let waiter = asked_for_the_phone(&mut field, home);
+        found(&mut field, home, waiter, HOME);
+        let got = field.at(on(HOME, NEW));
+        assert_eq!(got.len(), 1, "home: {home}");
+        assert_eq!(got[0].method_name(), "BYE");
+        let sent = Message::parse(
+            bye(&route).trim_start().replace('\n', "\r\n").into(),
+            &reveille_sip::limits::Limits::default(),
+        );
+        assert_eq!(got[0].request_uri(), sent.unwrap().request_uri());
+        assert!(!got[0].has(HeaderId::Route), "{:?}", got[0].lines(HeaderId::Route).collect::<Vec<_>>());
+        field.node(HOME).peer(on(HOME, NEW), &answer(&got[0], 200));
+        field.run();
+        assert_eq!(field.statuses(on(EDGE, CALLER)), [200], "home: {home}");
+    }
+}
+
+/// The phone lost its connection, its edge lives: the same.
+#[test]
+fn a_bye_arrives_though_the_phone_has_a_new_connection() {
+    let mut field = Field::new();
+    let route = talking(&mut field);
+    field.node(FAR).flows.gone.lock().push(on(FAR, PHONE));
+    field.node(EDGE).public(on(EDGE, CALLER), &bye(&route));
+    field.run();
+    let waiter = asked_for_the_phone(&mut field, HOME);
+    found(&mut field, HOME, waiter, FAR);
+    let got = field.at(on(FAR, NEW));
+    assert_eq!(got.len(), 1);
+    field.node(FAR).peer(on(FAR, NEW), &answer(&got[0], 200));
+    field.run();
+    assert_eq!(field.statuses(on(EDGE, CALLER)), [200]);
+}
+
+/// P-081: a phone that cannot be found, or no home in time, ends the request and not the dialog.
+#[test]
+fn p081_a_phone_that_is_not_found_does_not_end_the_dialog() {
+    let mut field = Field::new();
+    let route = talking(&mut field);
+    field.node(FAR).flows.gone.lock().push(on(FAR, PHONE));
+    field.node(EDGE).public(on(EDGE, CALLER), &bye(&route));
+    field.run();
+    let waiter = asked_for_the_phone(&mut field, HOME);
+    field.tell(HOME, waiter, HomeEvent::WakeFailed { key: BindingKey(1), why: WakeFailure::Deadline });
+    assert_eq!(field.statuses(on(EDGE, CALLER)), [500]);
+}
+
+/// A flow that was never that of a binding is gone for good, as before (P-081: and the dialog is not).
+#[test]
+fn a_lost_flow_without_a_binding_is_lost() {
+    let mut field = Field::new();
+    let (_, ring) = field.ringing(false);
+    field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
+    field.run();
+    assert_eq!(field.statuses(on(EDGE, CALLER)), [100, 200]);
+    let route = reversed(&ring);
+    field.node(FAR).flows.gone.lock().push(on(FAR, PHONE));
+    field.node(EDGE).public(on(EDGE, CALLER), &bye(&route));
+    field.run();
+    assert_eq!(field.statuses(on(EDGE, CALLER)), [500]);
+}
+
+/// On one node alone: the phone has come back over another connection.
+#[test]
+fn a_bye_arrives_on_one_node() {
+    let mut field = Field::new();
+    *field.owner.lock() = Some(FAR);
+    field.node(FAR).peer(on(FAR, PHONE), &register());
+    field.run();
+    let asked = field.node(FAR).asked();
+    let [ShardInput::Register(ask)] = asked.as_slice() else { panic!("the home is asked once") };
+    let reply = ask.reply;
+    field.tell(FAR, reply, registered("sip:alice@198.51.100.1:5070"));
+    field.at(on(FAR, PHONE));
+    let token = field.node(FAR).flows.seal(&on(FAR, PHONE));
+    let route = vec![format!("<sip:{token}@edge.test:5061;transport=tls;lr>")];
+    field.node(FAR).flows.gone.lock().push(on(FAR, PHONE));
+    field.node(FAR).peer(on(FAR, CALLER), &bye(&route));
+    let waiter = asked_for_the_phone(&mut field, FAR);
+    field.tell(FAR, waiter, HomeEvent::Woken { key: BindingKey(1), target: target(1, on(FAR, NEW), false) });
+    assert_eq!(field.at(on(FAR, NEW)).len(), 1);
+}

@@ -55,8 +55,7 @@ pub(crate) struct Seat {
     config: PathBuf,
     log: PathBuf,
     cluster: Relay,
-    /// Before Redis; held for as long as the place is there.
-    _redis: Relay,
+    redis: Relay,
 }
 
 /// An edge as phones know it.
@@ -79,8 +78,10 @@ pub(crate) struct Cluster {
     pub(crate) seats: Vec<Seat>,
     /// The push services and the credentials.
     pub(crate) lab: Lab,
-    /// The server.
+    /// The server that the nodes are led to.
     pub(crate) redis: Redis,
+    /// Its replica. A write is acknowledged when both have it.
+    standby: Redis,
     /// The links.
     pub(crate) weather: watch::Sender<Weather>,
     /// The edges that phones are told of.
@@ -101,6 +102,7 @@ impl Cluster {
     /// Starts everything and waits until it is steady.
     pub(crate) async fn start(plan: Plan<'_>) -> anyhow::Result<Self> {
         let redis = Redis::start().await?;
+        let standby = redis.start_replica().await?;
         // An INVITE is refused well before the 32 s after which its sender gives up.
         let push = "call_wait = \"15s\"".to_owned();
         let registrar = format!("shards = {SHARDS}");
@@ -112,7 +114,7 @@ impl Cluster {
         let count = usize::from(plan.homes) + usize::from(plan.edges);
         let (weather, _) = watch::channel(Weather { redis: vec![Link::Open; count], peers: vec![Link::Open; count] });
         let pids: Pids = Arc::new(Mutex::new(vec![None; count]));
-        let mut cluster = Self { seats: Vec::new(), lab, redis, weather, edges: Edges::default(), pids };
+        let mut cluster = Self { seats: Vec::new(), lab, redis, standby, weather, edges: Edges::default(), pids };
         for seat in 0..count {
             let role = if seat < usize::from(plan.homes) { Role::Home } else { Role::Edge };
             let made = cluster.furnish(seat, role, plan.lease, plan.logs).await?;
@@ -138,7 +140,7 @@ impl Cluster {
         let config = self.lab.folder().join(format!("{name}.toml"));
         let text = fs::read_to_string(self.lab.config_file())?;
         fs::write(&config, configuration(&text, &name, role, host, lease, (cluster.addr, redis.addr))?)?;
-        Ok(Seat { log: logs.join(format!("{name}.log")), name, role, node: None, config, cluster, _redis: redis })
+        Ok(Seat { log: logs.join(format!("{name}.log")), name, role, node: None, config, cluster, redis })
     }
 
     /// Starts the node of a place.
@@ -177,6 +179,17 @@ impl Cluster {
         }
     }
 
+    /// The replica takes the place of its master, which is dead, and gets a replica of its own.
+    pub(crate) async fn fail_over(&mut self) -> anyhow::Result<()> {
+        self.standby.promote().await?;
+        std::mem::swap(&mut self.redis, &mut self.standby);
+        for seat in &self.seats {
+            seat.redis.lead(Some(self.redis.addr()));
+        }
+        self.standby = self.redis.start_replica().await?;
+        Ok(())
+    }
+
     /// The node of a place.
     pub(crate) fn node(&self, seat: usize) -> anyhow::Result<&Node> {
         let place = self.seats.get(seat).context("no such node")?;
@@ -206,6 +219,9 @@ impl Cluster {
 
     /// What keeps the cluster from being steady.
     async fn unsteady(&self) -> anyhow::Result<Option<String>> {
+        if !self.standby.is_linked().await? {
+            return Ok(Some("the replica of Redis does not follow".to_owned()));
+        }
         let mut first = None;
         for (seat, place) in self.seats.iter().enumerate() {
             let status = node::get(self.node(seat)?.admin, "/api/v1/cluster").await?;
@@ -308,8 +324,9 @@ kind = "redis"
 [store.redis]
 urls = ["redis://{}"]
 mode = "standalone"
-timeout = "500ms"
+timeout = "1s"
 feed_length = {FEED_LENGTH}
+wait_replicas = 1
 
 [cluster]
 name = "{NAME}"

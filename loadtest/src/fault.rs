@@ -34,6 +34,8 @@ pub(crate) enum Kind {
     CutPeers,
     /// Redis is killed and started again.
     RestartRedis,
+    /// Redis is killed, and its replica takes its place.
+    FailOver,
     /// Redis answers late.
     SlowRedis,
     /// A node is drained by SIGTERM and started again.
@@ -44,13 +46,14 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All that can be injected.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::KillHome,
         Self::KillEdge,
         Self::PauseHome,
         Self::CutRedis,
         Self::CutPeers,
         Self::RestartRedis,
+        Self::FailOver,
         Self::SlowRedis,
         Self::Drain,
         Self::Roll,
@@ -66,6 +69,7 @@ impl Kind {
             Self::CutRedis => "cut-redis",
             Self::CutPeers => "cut-peers",
             Self::RestartRedis => "restart-redis",
+            Self::FailOver => "fail-over",
             Self::SlowRedis => "slow-redis",
             Self::Drain => "drain",
             Self::Roll => "roll",
@@ -120,7 +124,8 @@ impl Dice {
         // Some faults end before the lease does, and some long after. A pause always outlasts it.
         let least = if kind == Kind::PauseHome { 1.3 } else { 0.4 };
         let hold = self.lease.mul_f64(self.rng.random_range(least..2.2));
-        let delay = Duration::from_millis(self.rng.random_range(50..=200));
+        // Each way, so that an answer comes 50 to 200 ms later.
+        let delay = Duration::from_millis(self.rng.random_range(25..=100));
         let broken = [Link::Cut, Link::Silent].choose(&mut self.rng).copied().unwrap_or(Link::Cut);
         let link = if kind == Kind::SlowRedis { Link::Slow(delay) } else { broken };
         Fault { kind, victim: self.rng.random_range(0..1 << 16), hold, link }
@@ -143,7 +148,7 @@ impl Fault {
         let hold = self.hold.as_millis();
         match self.kind {
             Kind::None | Kind::Roll => self.kind.name().to_owned(),
-            Kind::RestartRedis => format!("{} away {hold} ms", self.kind.name()),
+            Kind::RestartRedis | Kind::FailOver => format!("{} away {hold} ms", self.kind.name()),
             Kind::SlowRedis => format!("{} {:?} for {hold} ms", self.kind.name(), self.link),
             _ => {
                 let name = self.seat(cluster).map_or("nobody", |seat| cluster.seats[seat].name.as_str());
@@ -191,6 +196,13 @@ impl Fault {
                 cluster.redis.kill().await?;
                 sleep(self.hold).await;
                 cluster.redis.restart().await?;
+            }
+            Kind::FailOver => {
+                // What the checker has read from the feeds must have reached the replica, as all that is older has.
+                sleep(Duration::from_millis(100)).await;
+                cluster.redis.kill().await?;
+                sleep(self.hold).await;
+                cluster.fail_over().await?;
             }
             Kind::SlowRedis => {
                 cluster.weather.send_modify(|weather| weather.redis.fill(self.link));

@@ -31,6 +31,9 @@ pub(crate) struct FaultOptions {
     /// Only these kinds of fault, by their names in the report.
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    /// Go on after a violation, to count them all; the end is the same.
+    #[arg(long)]
+    pub(crate) keep_going: bool,
     /// Where to write the report, in JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -1,8 +1,8 @@
-//! A real redis-server of the run's own.
+//! Real redis-servers of the run's own: a master, and a replica that can take its place.
 
 use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use tokio::{
     net::TcpStream,
     process::{Child, Command},
@@ -25,6 +25,38 @@ impl Redis {
         let addr = reveille_testkit::port::free_addr()?;
         let dir = tempfile::Builder::new().prefix("reveille-redis-").tempdir()?;
         Ok(Self { child: spawn(addr, dir.path()).await?, dir, addr })
+    }
+
+    /// Starts an empty server that copies this one, and waits until it has.
+    pub(crate) async fn start_replica(&self) -> anyhow::Result<Self> {
+        let replica = Self::start().await?;
+        let (host, port) = (self.addr.ip().to_string(), self.addr.port().to_string());
+        replica.ask::<()>(redis::cmd("REPLICAOF").arg(host).arg(port)).await?;
+        let give_up = Instant::now() + PATIENCE;
+        while !replica.is_linked().await? {
+            if Instant::now() > give_up {
+                bail!("a replica does not reach its master");
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(replica)
+    }
+
+    /// Whether a replica follows its master.
+    pub(crate) async fn is_linked(&self) -> anyhow::Result<bool> {
+        let info: String = self.ask(redis::cmd("INFO").arg("replication")).await?;
+        Ok(info.contains("master_link_status:up"))
+    }
+
+    /// Makes a replica a master.
+    pub(crate) async fn promote(&self) -> anyhow::Result<()> {
+        self.ask(redis::cmd("REPLICAOF").arg("NO").arg("ONE")).await
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> anyhow::Result<T> {
+        let client = redis::Client::open(format!("redis://{}", self.addr))?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        Ok(command.query_async(&mut connection).await?)
     }
 
     /// Where it listens, over restarts too.

@@ -60,7 +60,7 @@ pub(crate) async fn faults(options: FaultOptions) -> anyhow::Result<()> {
             break;
         }
         done = cycle;
-        if !shared.ledger.violations().is_empty() {
+        if !shared.ledger.violations().is_empty() && !options.keep_going {
             break;
         }
     }

@@ -75,8 +75,12 @@ struct CallPlan {
     phone_ends: bool,
     /// How long they talk.
     talk: Duration,
+    /// The edge that the caller called over.
+    called_over: Edge,
     /// The edge that the phone answered over.
     answered_over: Mutex<Option<Edge>>,
+    /// Why the phone could not hang up.
+    failure: Mutex<Option<String>>,
     /// The call is over, one way or another.
     over: AtomicBool,
     /// The one who doesn't hang up waits for this.
@@ -88,6 +92,12 @@ impl CallPlan {
     fn finish(&self) {
         self.over.store(true, Ordering::Release);
         self.changed.notify_waiters();
+    }
+
+    /// Whether both edges of the call are still the processes that they were.
+    fn is_whole(&self, shared: &Shared) -> bool {
+        let answered_over = *self.answered_over.lock();
+        shared.is_same(self.called_over) && answered_over.is_some_and(|edge| shared.is_same(edge))
     }
 
     fn is_over(&self) -> bool {

@@ -18,12 +18,14 @@ use tokio::{
 };
 
 use super::{CALL_LIMIT, CallPlan, Callee, RETRY, Shared};
-use crate::{cluster::Edge, report::Tallies};
+use crate::{cluster::Edge, fault::Kind, report::Tallies};
 
 /// How long one BYE may take.
 const BYE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long it is tried to end a call: longer than any fault but a roll holds.
 const BYE_LIMIT: Duration = Duration::from_secs(40);
+/// The same where an edge of the call is gone, which is known to fail.
+const BYE_LIMIT_WITHOUT_EDGE: Duration = Duration::from_secs(10);
 /// How long a caller that doesn't hang up waits for the phone to do it: what the phone may need, and its wait for the ACK.
 const OVER_LIMIT: Duration = Duration::from_secs(60);
 
@@ -81,7 +83,9 @@ async fn call(shared: &Shared, phone: &mut Phone, callee: &Callee, edge: Edge, r
     let plan = Arc::new(CallPlan {
         phone_ends: rng.random_bool(0.5),
         talk: Duration::from_secs_f64(talk),
+        called_over: edge,
         answered_over: Mutex::new(None),
+        failure: Mutex::new(None),
         over: AtomicBool::new(false),
         changed: Notify::new(),
     });
@@ -100,7 +104,7 @@ async fn call(shared: &Shared, phone: &mut Phone, callee: &Callee, edge: Edge, r
     if let Ok(mut call) = phone.invite_with(invite) {
         shared.tallies.note_under(kind, |tally| tally.calls += 1);
         if answered(shared, phone, &mut call, callee, kind).await {
-            converse(shared, phone, &mut call, &plan, edge, kind, rng).await;
+            converse(shared, phone, &mut call, &plan, kind, rng).await;
         }
     }
     plan.finish();
@@ -108,13 +112,7 @@ async fn call(shared: &Shared, phone: &mut Phone, callee: &Callee, edge: Edge, r
 }
 
 /// Waits for the final answer, for as long as a caller may have to.
-async fn answered(
-    shared: &Shared,
-    phone: &Phone,
-    call: &mut OutgoingCall,
-    callee: &Callee,
-    kind: crate::fault::Kind,
-) -> bool {
+async fn answered(shared: &Shared, phone: &Phone, call: &mut OutgoingCall, callee: &Callee, kind: Kind) -> bool {
     let outcome = tokio::select! {
         biased;
         outcome = call.final_response(CALL_LIMIT) => Some(outcome),
@@ -160,15 +158,10 @@ async fn converse(
     phone: &mut Phone,
     call: &mut OutgoingCall,
     plan: &CallPlan,
-    edge: Edge,
-    kind: crate::fault::Kind,
+    kind: Kind,
     rng: &mut StdRng,
 ) {
-    let whole = || {
-        let other = *plan.answered_over.lock();
-        shared.is_same(edge) && other.is_some_and(|other| shared.is_same(other))
-    };
-    let mut failure = None;
+    let mut failure;
     if plan.phone_ends {
         let limit = Instant::now() + plan.talk + OVER_LIMIT;
         while !plan.is_over() && Instant::now() < limit {
@@ -178,17 +171,22 @@ async fn converse(
                 let _ = connected(shared, phone, None, rng).await;
             }
         }
+        failure = plan.failure.lock().take();
         if !plan.is_over() {
-            failure = Some("its phone's BYE did not arrive".to_owned());
+            failure.get_or_insert("its phone's BYE did not arrive".to_owned());
         }
     } else {
         sleep(plan.talk).await;
-        failure = end(shared, phone, None, call, rng).await.err();
+        failure = end(shared, phone, None, call, plan, rng).await.err();
     }
-    shared.trace.say(format_args!("call {} ended: {failure:?}, both edges the same: {}", call.call_id(), whole()));
+    shared.trace.say(format_args!(
+        "call {} ended: {failure:?}, both edges the same: {}",
+        call.call_id(),
+        plan.is_whole(shared)
+    ));
     match failure {
         None => shared.tallies.note_under(kind, |tally| tally.ended += 1),
-        Some(_) if !whole() => shared.tallies.note_under(kind, |tally| tally.known_not_ended += 1),
+        Some(_) if !plan.is_whole(shared) => shared.tallies.note_under(kind, |tally| tally.known_not_ended += 1),
         Some(failure) => shared.ledger.violation(format!(
             "call {} under {} could not be ended by the {}: {failure}",
             call.call_id(),
@@ -207,9 +205,8 @@ pub(super) async fn hang_up(
     plan: &CallPlan,
     rng: &mut StdRng,
 ) {
-    if end(shared, phone, user, call, rng).await.is_ok() {
-        plan.finish();
-    }
+    *plan.failure.lock() = end(shared, phone, user, call, plan, rng).await.err();
+    plan.finish();
 }
 
 /// Either side of a call.
@@ -235,11 +232,12 @@ async fn end(
     phone: &mut Phone,
     user: Option<&str>,
     side: &mut impl Side,
+    plan: &CallPlan,
     rng: &mut StdRng,
 ) -> Result<(), String> {
-    let limit = Instant::now() + BYE_LIMIT;
+    let start = Instant::now();
     let mut failure = "it was not connected".to_owned();
-    while Instant::now() < limit {
+    while start.elapsed() < if plan.is_whole(shared) { BYE_LIMIT } else { BYE_LIMIT_WITHOUT_EDGE } {
         if !phone.is_connected() {
             let _ = match user {
                 Some(user) => shared.attach(phone, user, rng).await,

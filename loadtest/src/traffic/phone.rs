@@ -77,11 +77,13 @@ async fn take(
         return edge;
     };
     shared.trace.say(format_args!(
-        "{} INVITE {} over {} life {}",
+        "{} INVITE {} over {} life {} {:?} ago, Via {:?}",
         callee.user,
         incoming.call_id(),
         edge.seat + 1,
-        edge.life
+        edge.life,
+        incoming.received_at().elapsed(),
+        incoming.invite().values("Via")
     ));
     *plan.answered_over.lock() = Some(edge);
     let _ = incoming.ring();

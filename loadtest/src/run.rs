@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, bail};
 use rand::{SeedableRng as _, rngs::StdRng};
 use reveille::lab::DOMAIN;
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -22,6 +23,9 @@ use crate::{
 const CALM: Duration = Duration::from_millis(500);
 /// The first registrations of all phones may take so long.
 const FIRST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node may refuse to say what is registered for so long.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs all cycles; stops at the first that shows a fault of the cluster.
 ///
@@ -124,19 +128,14 @@ struct Checker {
 impl Checker {
     /// Compares what is there with what was acknowledged, and what became of the shards with what may.
     async fn check(&mut self, cluster: &Cluster, shared: &Shared) -> anyhow::Result<()> {
-        let owners: Vec<_> = cluster.seats.iter().map(|seat| seat.name.clone()).collect();
         for (user, promise) in shared.ledger.promises() {
             // At its owner, which answers from memory, and at another node, which reads what is stored.
-            let home = cluster.home_of(0, &user).await?;
-            let owner = owners.iter().position(|name| *name == home).context("an owner that is no node of ours")?;
-            for seat in [owner, (owner + 1) % owners.len()] {
-                let path = format!("/api/v1/bindings?aor=sip:{user}@{DOMAIN}");
-                let answer = node::get(cluster.node(seat)?.admin, &path).await?;
+            for other in [0, 1] {
+                let answer = answer(cluster, &user, other).await?;
                 self.bindings += 1;
                 if let Err(difference) = kept(&promise, &answer) {
-                    shared
-                        .ledger
-                        .violation(format!("{user} ({promise:?}) at {} has {difference}", cluster.seats[seat].name));
+                    let whose = if other == 0 { "its owner" } else { "another node" };
+                    shared.ledger.violation(format!("{user} ({promise:?}) at {whose} has {difference}"));
                 }
             }
         }
@@ -144,5 +143,23 @@ impl Checker {
             shared.ledger.violation(problem);
         }
         Ok(())
+    }
+}
+
+/// What the owner of a user's bindings says of them, or the node so many places behind it. A node that is busy is asked again.
+async fn answer(cluster: &Cluster, user: &str, behind: usize) -> anyhow::Result<Value> {
+    let start = Instant::now();
+    loop {
+        let attempt = async {
+            let home = cluster.home_of(0, user).await?;
+            let owner = cluster.seats.iter().position(|seat| seat.name == home).context("an owner that is no node")?;
+            let node = cluster.node((owner + behind) % cluster.seats.len())?;
+            node::get(node.admin, &format!("/api/v1/bindings?aor=sip:{user}@{DOMAIN}")).await
+        };
+        match attempt.await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if start.elapsed() > ANSWER_PATIENCE => return Err(error),
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
     }
 }

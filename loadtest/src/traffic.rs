@@ -5,7 +5,7 @@ mod phone;
 mod probe;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::Write as _,
     path::Path,
     sync::{
@@ -110,6 +110,36 @@ struct Callee {
     user: String,
     /// A call to it is under way: phones have one call at a time.
     busy: AtomicBool,
+}
+
+/// The INVITEs of a phone.
+#[derive(Default)]
+struct Seen {
+    /// Those that came over a connection which was closed before the phone could take them up, by Call-ID. A phone cannot
+    /// answer them any more (RFC 3261 §18.2.2 wants the same connection), so the proxy may send them over the next one.
+    dropped: HashMap<String, u32>,
+    /// Calls for which a violation was reported.
+    reported: HashSet<String>,
+}
+
+impl Seen {
+    /// Closes the connection, and everything that came over it and was not taken up.
+    async fn forget_connection(&mut self, phone: &mut Phone) {
+        phone.sleep().await;
+        while let Ok(incoming) = phone.expect_invite(Duration::ZERO).await {
+            *self.dropped.entry(incoming.call_id().to_owned()).or_default() += 1;
+        }
+    }
+
+    /// No phone gets two INVITEs of one call.
+    fn check(&mut self, shared: &Shared, phone: &Phone, user: &str) {
+        for (call_id, count) in phone.invites() {
+            let dropped = self.dropped.get(&call_id).copied().unwrap_or_default();
+            if count > 1 + dropped && self.reported.insert(call_id.clone()) {
+                shared.ledger.violation(format!("{user} got {count} INVITEs of call {call_id}, {dropped} in vain"));
+            }
+        }
+    }
 }
 
 /// Running traffic.
@@ -253,13 +283,15 @@ impl Shared {
     }
 
     /// Connects and registers, wherever that is possible, for as long as it takes. `None` when everybody stops.
-    async fn attach(&self, phone: &mut Phone, user: &str, rng: &mut StdRng) -> Option<Edge> {
+    async fn attach(&self, phone: &mut Phone, seen: &mut Seen, user: &str, rng: &mut StdRng) -> Option<Edge> {
         while !self.stops() {
+            seen.forget_connection(phone).await;
             let edge = self.edge(rng);
             if phone.connect_to(edge.addr).await.is_ok() && self.register(phone, user).await.is_some() {
                 self.trace.say(format_args!("{user} registered over {} life {}", edge.seat + 1, edge.life));
                 return Some(edge);
             }
+            seen.forget_connection(phone).await;
             sleep(RETRY).await;
         }
         None

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{CALL_LIMIT, CallPlan, Callee, RETRY, Shared};
+use super::{CALL_LIMIT, CallPlan, Callee, RETRY, Seen, Shared};
 use crate::{cluster::Edge, fault::Kind, report::Tallies};
 
 /// How long one BYE may take.
@@ -200,7 +200,7 @@ async fn converse(
 pub(super) async fn hang_up(
     shared: &Shared,
     phone: &mut Phone,
-    user: Option<&str>,
+    user: Option<(&str, &mut Seen)>,
     call: &mut IncomingCall,
     plan: &CallPlan,
     rng: &mut StdRng,
@@ -230,7 +230,7 @@ impl Side for IncomingCall {
 async fn end(
     shared: &Shared,
     phone: &mut Phone,
-    user: Option<&str>,
+    mut user: Option<(&str, &mut Seen)>,
     side: &mut impl Side,
     plan: &CallPlan,
     rng: &mut StdRng,
@@ -239,8 +239,8 @@ async fn end(
     let mut failure = "it was not connected".to_owned();
     while start.elapsed() < if plan.is_whole(shared) { BYE_LIMIT } else { BYE_LIMIT_WITHOUT_EDGE } {
         if !phone.is_connected() {
-            let _ = match user {
-                Some(user) => shared.attach(phone, user, rng).await,
+            let _ = match &mut user {
+                Some((user, seen)) => shared.attach(phone, seen, user, rng).await,
                 None => connected(shared, phone, None, rng).await,
             };
         }

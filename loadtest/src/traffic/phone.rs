@@ -9,7 +9,7 @@ use rand::{Rng as _, rngs::StdRng};
 use reveille_testkit::ua::{IncomingCall, Phone};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Callee, Shared, call};
+use super::{Callee, Seen, Shared, call};
 use crate::cluster::Edge;
 
 /// How long a phone that was woken stays awake for the call.
@@ -24,8 +24,8 @@ const ACK_PATIENCE: Duration = Duration::from_secs(4);
 /// Lives until everybody stops.
 pub(super) async fn live(shared: Arc<Shared>, mut phone: Phone, callee: Arc<Callee>, turn: Duration, mut rng: StdRng) {
     sleep(turn).await;
-    let mut known = 0;
-    awake(&shared, &mut phone, &callee, &mut rng, LINGER).await;
+    let mut seen = Seen::default();
+    awake(&shared, &mut phone, &mut seen, &callee, &mut rng, LINGER).await;
     callee.busy.store(false, Ordering::Release);
     while !shared.stops() {
         let due = Instant::now() + Duration::from_secs_f64(rng.random_range(4.0..12.0));
@@ -33,38 +33,46 @@ pub(super) async fn live(shared: Arc<Shared>, mut phone: Phone, callee: Arc<Call
         while !woken && Instant::now() < due && !shared.stops() {
             woken = phone.wait_wake(GLANCE).await.is_ok();
         }
-        awake(&shared, &mut phone, &callee, &mut rng, if woken { AWAKE } else { LINGER }).await;
-        known = count_invites(&shared, &phone, &callee, known);
+        awake(&shared, &mut phone, &mut seen, &callee, &mut rng, if woken { AWAKE } else { LINGER }).await;
+        seen.check(&shared, &phone, &callee.user);
     }
     phone.sleep().await;
 }
 
 /// Registers, takes what comes, and goes back to sleep.
-async fn awake(shared: &Arc<Shared>, phone: &mut Phone, callee: &Callee, rng: &mut StdRng, patience: Duration) {
+async fn awake(
+    shared: &Arc<Shared>,
+    phone: &mut Phone,
+    seen: &mut Seen,
+    callee: &Callee,
+    rng: &mut StdRng,
+    patience: Duration,
+) {
     while phone.take_wake().is_some() {}
-    let Some(mut edge) = shared.attach(phone, &callee.user, rng).await else { return };
+    let Some(mut edge) = shared.attach(phone, seen, &callee.user, rng).await else { return };
     let mut until = Instant::now() + patience;
     while Instant::now() < until && !shared.stops() {
         match phone.expect_invite(GLANCE).await {
             Ok(incoming) => {
-                edge = take(shared, phone, callee, incoming, edge, rng).await;
+                edge = take(shared, phone, seen, callee, incoming, edge, rng).await;
                 until = Instant::now() + LINGER;
             }
             Err(_) if phone.is_connected() => {}
             // Its edge is gone: a phone that waits for a call registers elsewhere.
-            Err(_) => match shared.attach(phone, &callee.user, rng).await {
+            Err(_) => match shared.attach(phone, seen, &callee.user, rng).await {
                 Some(other) => edge = other,
                 None => return,
             },
         }
     }
-    phone.sleep().await;
+    seen.forget_connection(phone).await;
 }
 
 /// Takes a call and stays until it is over; returns the edge the phone is at then.
 async fn take(
     shared: &Arc<Shared>,
     phone: &mut Phone,
+    seen: &mut Seen,
     callee: &Callee,
     mut incoming: IncomingCall,
     mut edge: Edge,
@@ -97,13 +105,18 @@ async fn take(
         // A call whose caller never heard the answer is not there to be ended.
         if !plan.is_over() {
             shared.trace.say(format_args!("{} hangs up {}", callee.user, incoming.call_id()));
-            call::hang_up(shared, phone, Some(&callee.user), &mut incoming, &plan, rng).await;
+            call::hang_up(shared, phone, Some((&callee.user, seen)), &mut incoming, &plan, rng).await;
         }
     } else {
         while !plan.is_over() && !shared.stops() {
             let _ = timeout(GLANCE, plan.changed.notified()).await;
+            // One call at a time; a second INVITE of this one is found when they are counted.
+            if let Ok(another) = phone.expect_invite(Duration::ZERO).await {
+                shared.trace.say(format_args!("{} is busy for {}", callee.user, another.call_id()));
+                let _ = another.reject(486, "Busy Here");
+            }
             if !phone.is_connected() {
-                match shared.attach(phone, &callee.user, rng).await {
+                match shared.attach(phone, seen, &callee.user, rng).await {
                     Some(other) => edge = other,
                     None => break,
                 }
@@ -111,19 +124,4 @@ async fn take(
         }
     }
     edge
-}
-
-/// No phone gets two INVITEs of one call. Returns for how many calls that is known.
-fn count_invites(shared: &Shared, phone: &Phone, callee: &Callee, known: usize) -> usize {
-    let invites = phone.invites();
-    if invites.len() == known {
-        // Another INVITE of a call that is known already would still be seen when the next call comes, and at the end.
-        return known;
-    }
-    for (call_id, count) in &invites {
-        if *count > 1 {
-            shared.ledger.violation(format!("{} got {count} INVITEs of call {call_id}", callee.user));
-        }
-    }
-    invites.len()
 }

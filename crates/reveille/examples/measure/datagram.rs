@@ -2,7 +2,8 @@
 
 use std::{
     fmt::Write as _,
-    net::UdpSocket,
+    net::{SocketAddr, UdpSocket},
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,7 @@ use reveille_proxy::auth::{Algorithm, ha1};
 use reveille_testkit::pns::DeviceKind;
 use sha2::{Digest as _, Sha256};
 
-use crate::{each, field, process::Server, quantile, user};
+use crate::{each, field, quantile, user};
 
 /// Without any answer for this long, everything in flight is sent again.
 const SILENCE: Duration = Duration::from_millis(500);
@@ -21,7 +22,8 @@ const USERS: usize = 10_000;
 /// Processor time and latency of a refresh with digest (SHA-256) and an APNs token, by the number in flight.
 pub(crate) async fn refreshes(count: usize) {
     let (lab, server) = field(USERS).await;
-    let mut load = Load::new(USERS, &server, lab.pns.register_device(DeviceKind::ApnsVoip).param.unwrap());
+    let mut load =
+        Load::new(0..USERS, server.addr("udp"), lab.pns.register_device(DeviceKind::ApnsVoip).param.unwrap());
     load.run(USERS, 64); // everybody registers
     load.run(USERS, 64); // and refreshes once
     println!(
@@ -47,7 +49,8 @@ pub(crate) async fn refreshes(count: usize) {
 pub(crate) async fn memory(bindings: usize) {
     let (lab, server) = field(bindings).await;
     let before = server.resident();
-    let mut load = Load::new(bindings, &server, lab.pns.register_device(DeviceKind::ApnsVoip).param.unwrap());
+    let mut load =
+        Load::new(0..bindings, server.addr("udp"), lab.pns.register_device(DeviceKind::ApnsVoip).param.unwrap());
     for round in ["registered", "refreshed"] {
         let (cpu, start) = (server.cpu(), now());
         load.run(bindings, 256);
@@ -70,13 +73,16 @@ pub(crate) async fn memory(bindings: usize) {
     println!("after 40 s of rest: {} MiB, {} bytes per binding", now >> 20, (now - before) / bindings as u64);
 }
 
-struct Load {
+/// Phones at one socket, and the node that they register at.
+pub(crate) struct Load {
     socket: UdpSocket,
     param: String,
+    /// The number of the first phone's user.
+    first: usize,
     phones: Vec<Phone>,
     next: usize,
-    resent: u64,
-    refused: u64,
+    pub(crate) resent: u64,
+    pub(crate) refused: u64,
 }
 
 struct Phone {
@@ -89,18 +95,17 @@ struct Phone {
 }
 
 impl Load {
-    fn new(users: usize, server: &Server, param: String) -> Self {
-        let node = server.addr("udp");
+    pub(crate) fn new(users: Range<usize>, node: SocketAddr, param: String) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(node).unwrap();
         socket.set_read_timeout(Some(SILENCE)).unwrap();
         let phone = || Phone { cseq: 0, nonce: String::new(), count: 0, sent: now(), last: Vec::new(), waiting: false };
-        let phones = (0..users).map(|_| phone()).collect();
-        Self { socket, param, phones, next: 0, resent: 0, refused: 0 }
+        let (first, phones) = (users.start, users.map(|_| phone()).collect());
+        Self { socket, param, first, phones, next: 0, resent: 0, refused: 0 }
     }
 
     /// `count` REGISTERs in turn of the phones, `in_flight` of them under way at any time; latencies, challenges not counted.
-    fn run(&mut self, count: usize, in_flight: usize) -> Vec<Duration> {
+    pub(crate) fn run(&mut self, count: usize, in_flight: usize) -> Vec<Duration> {
         let mut latencies = Vec::with_capacity(count);
         let mut started = 0;
         while started < in_flight.min(count) {
@@ -138,12 +143,13 @@ impl Load {
         let phone = &mut self.phones[at];
         phone.cseq += 1;
         phone.waiting = true;
-        let (name, local) = (user(at), self.socket.local_addr().unwrap());
+        let n = self.first + at;
+        let (name, local) = (user(n), self.socket.local_addr().unwrap());
         let mut text = format!(
-            "REGISTER sip:{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bKm{at}x{};rport\r\nMax-Forwards: 70\r\n\
-             From: <sip:{name}@{DOMAIN}>;tag=m{at}\r\nTo: <sip:{name}@{DOMAIN}>\r\nCall-ID: {at}@measure\r\n\
-             CSeq: {} REGISTER\r\nContact: <sip:{name}@{local};pn-provider=apns;pn-param={};pn-prid={at:064x}>\
-             ;+sip.instance=\"<urn:uuid:00000000-0000-4000-8000-{at:012x}>\"\r\nExpires: 3600\r\nSupported: path, outbound, gruu\r\n\
+            "REGISTER sip:{DOMAIN} SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bKm{n}x{};rport\r\nMax-Forwards: 70\r\n\
+             From: <sip:{name}@{DOMAIN}>;tag=m{n}\r\nTo: <sip:{name}@{DOMAIN}>\r\nCall-ID: {n}@measure\r\n\
+             CSeq: {} REGISTER\r\nContact: <sip:{name}@{local};pn-provider=apns;pn-param={};pn-prid={n:064x}>\
+             ;+sip.instance=\"<urn:uuid:00000000-0000-4000-8000-{n:012x}>\"\r\nExpires: 3600\r\nSupported: path, outbound, gruu\r\n\
              Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, MESSAGE, UPDATE, NOTIFY\r\nUser-Agent: measure/1.0\r\n",
             phone.cseq, phone.cseq, self.param
         );
@@ -161,7 +167,7 @@ impl Load {
         let text = std::str::from_utf8(answer).unwrap();
         let status = &text[8..11];
         let (_, rest) = text.split_once("\r\nCall-ID: ").unwrap();
-        let at: usize = rest.split_once('@').unwrap().0.parse().unwrap();
+        let at = rest.split_once('@').unwrap().0.parse::<usize>().unwrap() - self.first;
         let (_, rest) = text.split_once("\r\nCSeq: ").unwrap();
         let cseq: u32 = rest.split_once(' ').unwrap().0.parse().unwrap();
         let phone = &mut self.phones[at];
@@ -192,7 +198,7 @@ impl Load {
 }
 
 /// Adds credentials for a SHA-256 challenge (RFC 7616 §3.4).
-fn authorize(text: &mut String, name: &str, nonce: &str, count: u32) {
+pub(crate) fn authorize(text: &mut String, name: &str, nonce: &str, count: u32) {
     let hash = |text: String| hex::encode(Sha256::digest(text));
     let ha1 = ha1(name, DOMAIN, PASSWORD, Algorithm::Sha256);
     let ha2 = hash(format!("REGISTER:sip:{DOMAIN}"));

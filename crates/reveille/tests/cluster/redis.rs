@@ -1,6 +1,7 @@
 //! A real redis-server of the test's own.
 
 #![allow(clippy::disallowed_methods, reason = "a server of another language sends no word when it is ready")]
+#![allow(dead_code, reason = "each user of this module uses another part of it")]
 
 use std::{
     net::{TcpListener, TcpStream},
@@ -12,6 +13,7 @@ use std::{
 pub(crate) struct Redis {
     child: Child,
     dir: tempfile::TempDir,
+    fsync: &'static str,
     pub(crate) port: u16,
 }
 
@@ -19,10 +21,21 @@ pub(crate) struct Redis {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Redis {
+    /// Every write is on the disk before it is answered: what a test kills must come back as it was.
     pub(crate) fn start() -> Self {
+        Self::with_fsync("always")
+    }
+
+    /// The same with another `appendfsync`.
+    pub(crate) fn with_fsync(fsync: &'static str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let dir = tempfile::tempdir().expect("a folder");
-        Self { child: spawn(port, dir.path()), dir, port }
+        Self { child: spawn(port, dir.path(), fsync), dir, fsync, port }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends the process without a word.
@@ -33,7 +46,7 @@ impl Redis {
 
     /// Starts it again, with what it had written to its log.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(self.port, self.dir.path());
+        self.child = spawn(self.port, self.dir.path(), self.fsync);
     }
 }
 
@@ -44,11 +57,10 @@ impl Drop for Redis {
     }
 }
 
-/// Every write is on the disk before it is answered: what a test kills must come back as it was.
-fn spawn(port: u16, dir: &std::path::Path) -> Child {
+fn spawn(port: u16, dir: &std::path::Path, fsync: &str) -> Child {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
-    command.args(["--appendfsync", "always", "--loglevel", "warning", "--dir"]).arg(dir);
+    command.args(["--appendfsync", fsync, "--loglevel", "warning", "--dir"]).arg(dir);
     let mut child = command
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -180,22 +180,32 @@ impl Server {
 
     /// Processor time used so far: user, system.
     pub(crate) fn cpu_split(&self) -> (Duration, Duration) {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("the process is there");
-        // The name in parentheses may hold anything; utime and stime are the 12th and 13th fields behind it (proc_pid_stat(5)).
-        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
-        let mut next = || {
-            let ticks = fields.next().and_then(|field| field.parse::<u64>().ok()).expect("a number");
-            Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND)
-        };
-        (next(), next())
+        cpu_split(self.child.id())
     }
 
     /// Resident memory, bytes.
     pub(crate) fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process is there");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident size");
-        line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
+        resident(self.child.id())
     }
+}
+
+/// Processor time that a process has used so far: user, system.
+pub(crate) fn cpu_split(pid: u32) -> (Duration, Duration) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    // The name in parentheses may hold anything; utime and stime are the 12th and 13th fields behind it (proc_pid_stat(5)).
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+    let mut next = || {
+        let ticks = fields.next().and_then(|field| field.parse::<u64>().ok()).expect("a number");
+        Duration::from_secs_f64(ticks as f64 / TICKS_PER_SECOND)
+    };
+    (next(), next())
+}
+
+/// Resident memory of a process, bytes.
+pub(crate) fn resident(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident size");
+    line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
 }
 
 impl Drop for Server {

@@ -284,6 +284,7 @@ impl Running {
                 ShardOutput::Reply { to, event } => self.node.events.deliver(to, event),
                 ShardOutput::Write { write, aor, record } => self.write(now, Write { id: write, aor, value: record }),
                 ShardOutput::Push(order) => self.push(now, *order),
+                ShardOutput::HandIn { aor, promise } => self.node.replica.hand_in(self.index, &aor, *promise),
             }
         }
         if let Some(gone) = self.tenure.take_if(|tenure| tenure.leaving.is_some() && tenure.shard.is_settled())

@@ -31,7 +31,7 @@ use crate::{
     metrics::Metrics,
     record::Record,
     replica::Replica,
-    shard::{HomeEvent, ShardConfig, ShardInput, WorkerRef},
+    shard::{Amendment, HomeEvent, ShardConfig, ShardInput, WorkerRef},
 };
 
 /// Hears what shards have to say to workers.
@@ -200,6 +200,13 @@ impl Registrar {
         let (reply, answer) = oneshot::channel();
         gate.try_send(ShardMsg::Inspect { aor: aor.clone(), reply }).map_err(|_| Busy)?;
         answer.await.map_err(|_| Busy)
+    }
+
+    /// Changes the record of `aor`, and returns when the change has been handed to the replica. `false` where the shard is not here.
+    pub async fn amend(&self, aor: &Aor, change: impl Fn(&mut Record) -> bool + Send + 'static) -> bool {
+        let (done, handed_over) = oneshot::channel();
+        let amendment = Amendment { aor: aor.clone(), change: Box::new(change), done };
+        self.send(aor, ShardInput::Amend(amendment)).is_ok() && handed_over.await.is_ok()
     }
 
     /// The shard of an address-of-record.

@@ -7,7 +7,10 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::aor::Aor;
+use crate::{
+    aor::Aor,
+    record::{DecodeError, Record},
+};
 
 /// Keeps the records of all shards.
 pub trait Replica: Send + Sync {
@@ -31,6 +34,43 @@ pub trait Replica: Send + Sync {
     ///
     /// The future fails with [`StoreError`] when the record cannot be read now.
     fn read(&self, shard: u16, aor: &Aor) -> Reading;
+
+    /// Leaves for the present owner of a shard what was promised here while the store was away, and could not be written before the
+    /// shard was lost. A store that nobody shares is never asked to.
+    fn hand_in(&self, shard: u16, aor: &Aor, promise: Promise) {
+        let _ = (shard, aor, promise);
+    }
+}
+
+/// A refresh that was answered 200 and is not in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// The record as the store was last known to hold it.
+    pub base: Record,
+    /// The record as it was promised to be.
+    pub record: Record,
+}
+
+impl Promise {
+    /// The promise as octets: the length of the base, the base, the record. Holds push tokens, like every record.
+    pub fn encode(&self) -> Vec<u8> {
+        let base = self.base.encode();
+        let mut out = u32::try_from(base.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
+        out.extend_from_slice(&base);
+        out.extend_from_slice(&self.record.encode());
+        out
+    }
+
+    /// Reads what [`Promise::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (length, rest) = bytes.split_first_chunk::<4>().ok_or(DecodeError)?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| DecodeError)?;
+        let (base, record) = rest.split_at_checked(length).ok_or(DecodeError)?;
+        Ok(Self { base: Record::decode(base)?, record: Record::decode(record)? })
+    }
 }
 
 /// A record on its way from the store.

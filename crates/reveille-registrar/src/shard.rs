@@ -30,8 +30,8 @@ use reveille_sip::uri::Uri;
 
 pub use budget::PushLimits;
 pub use message::{
-    BindingView, ContactUpdate, ContactsUpdate, HomeEvent, NextRequest, Now, PushOrder, RegisterError, RegisterRequest,
-    ResolveRequest, ShardInput, ShardOutput, Target, WakeRequest, WorkerRef,
+    Amendment, BindingView, ContactUpdate, ContactsUpdate, HomeEvent, NextRequest, Now, PushOrder, RegisterError,
+    RegisterRequest, ResolveRequest, ShardInput, ShardOutput, Target, WakeRequest, WorkerRef,
 };
 
 use self::{
@@ -165,6 +165,10 @@ impl Shard {
             ShardInput::Written { write, result } => self.written(now, write, result),
             ShardInput::PushAnswered { aor, push, outcome, .. } => self.push_answered(now, &aor, push, outcome),
             ShardInput::FlowUnusable { aor, key } => self.flow_unusable(now, &aor, key),
+            ShardInput::Amend(Amendment { aor, change, done }) => {
+                self.mutate(now, &aor, change);
+                let _ = done.send(()); // whoever asked may have gone
+            }
             ShardInput::Loaded(records) => self.load(records),
         }
         self.count();
@@ -224,6 +228,7 @@ impl Shard {
                 self.reply(waiter, HomeEvent::Moved);
             }
         }
+        self.hand_in();
         self.count();
     }
 

@@ -51,8 +51,9 @@ impl Shard {
                     self.commit(now, &aor, pending);
                 }
                 Err(error) if self.may_defer(now, &aor, &pending.record, &pending.cause, error) => {
+                    let base = self.record(&aor);
                     self.commit(now, &aor, pending);
-                    self.owe(now, &aor);
+                    self.owe(now, &aor, base);
                 }
                 Err(error) => self.undo(now, &aor, pending, error),
             }
@@ -105,7 +106,7 @@ impl Shard {
         let Cause::Register { reply, .. } = pending.cause else {
             // Housekeeping is in memory and in every later record already; a lost write is made up for by the next.
             if owes {
-                self.owe(now, aor);
+                self.owe(now, aor, None);
             }
             return;
         };
@@ -124,7 +125,7 @@ impl Shard {
         // "Unavailable" may have been written after all, and what was built on the failed write may be on its way: the store
         // is brought back to what memory says, once. Not where it is known to be untouched, nor where it is not ours any more.
         if owes {
-            return self.owe(now, aor); // it would fail as well
+            return self.owe(now, aor, None); // it would fail as well
         }
         let is_untouched = error == StoreError::Full && was_alone;
         if !is_untouched && error != StoreError::Fenced {

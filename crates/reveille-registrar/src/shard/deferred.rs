@@ -2,15 +2,15 @@
 //! 200 from memory and written when the store is back; anything else is refused, since it could be lost.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     time::{Duration, Instant},
 };
 
-use super::{Now, Shard, bucket::Cause};
+use super::{Now, Shard, ShardOutput, bucket::Cause};
 use crate::{
     aor::Aor,
     record::{Binding, BindingKey, Record},
-    replica::StoreError,
+    replica::{Promise, StoreError},
 };
 
 /// The pause before the store is tried again.
@@ -21,7 +21,8 @@ const WIDTH: usize = 64;
 /// Records in memory that are newer than in the store.
 #[derive(Default)]
 pub(super) struct Deferred {
-    aors: HashSet<Aor>,
+    /// With the record that the store was last known to hold, where something was promised beyond it.
+    aors: HashMap<Aor, Option<Record>>,
     retry_at: Option<Instant>,
     /// Whether the store took the last of them.
     answers: bool,
@@ -39,16 +40,19 @@ impl Deferred {
 }
 
 impl Shard {
-    /// The store did not take a write, or did not say: the record in memory is to be written later.
-    pub(super) fn owe(&mut self, now: Now, aor: &Aor) {
-        self.deferred.aors.insert(aor.clone());
+    /// The store did not take a write, or did not say: the record in memory is to be written later. `base` is what the store was last
+    /// known to hold, where more was promised.
+    pub(super) fn owe(&mut self, now: Now, aor: &Aor, base: Option<Record>) {
+        let known = self.deferred.aors.entry(aor.clone()).or_default();
+        // What was promised first was promised on what the store holds.
+        *known = known.take().or(base);
         self.deferred.answers = false;
         self.deferred.retry_at = Some(now.mono + PAUSE);
     }
 
     /// The store holds what memory says of `aor`.
     pub(super) fn paid(&mut self, now: Now, aor: &Aor) {
-        if self.deferred.aors.remove(aor) {
+        if self.deferred.aors.remove(aor).is_some() {
             self.deferred.answers = true;
             self.deferred.retry_at = Some(now.mono);
         }
@@ -62,11 +66,21 @@ impl Shard {
         self.deferred.retry_at = None;
         let width = if self.deferred.answers { WIDTH } else { 1 };
         let busy = |aor: &&Aor| self.active.get(*aor).is_some_and(|active| !active.pending.is_empty());
-        let mut next: Vec<Aor> = self.deferred.aors.iter().filter(|aor| !busy(aor)).take(width).cloned().collect();
+        let mut next: Vec<Aor> = self.deferred.aors.keys().filter(|aor| !busy(aor)).take(width).cloned().collect();
         // All of them under way: their verdicts lead on.
         for aor in next.drain(..) {
             let record = self.record(&aor).unwrap_or_default();
             self.submit(now, &aor, record, Cause::Upkeep);
+        }
+    }
+
+    /// The shard is lost: what was promised goes to its next owner.
+    pub(super) fn hand_in(&mut self) {
+        for (aor, base) in std::mem::take(&mut self.deferred.aors) {
+            if let Some((base, record)) = base.zip(self.record(&aor)) {
+                let promise = Box::new(Promise { base, record });
+                self.outputs.push_back(ShardOutput::HandIn { aor, promise });
+            }
         }
     }
 

@@ -5,12 +5,13 @@ use std::time::Instant;
 use bytes::Bytes;
 use reveille_push::{Outcome, PushClass, PushTarget, Ticket, WakeFailure};
 use reveille_sip::method::Method;
+use tokio::sync::oneshot;
 
 use crate::{
     aor::Aor,
     flow::FlowRef,
-    record::{Binding, BindingKey},
-    replica::StoreError,
+    record::{Binding, BindingKey, Record},
+    replica::{Promise, StoreError},
 };
 
 /// The time, as one turn sees it.
@@ -126,6 +127,16 @@ pub struct NextRequest {
     pub tried: Vec<BindingKey>,
 }
 
+/// A change to a record that does not come from its phone.
+pub struct Amendment {
+    /// Whose.
+    pub aor: Aor,
+    /// Makes the change; says whether there was one. May be asked more than once.
+    pub change: Box<dyn Fn(&mut Record) -> bool + Send>,
+    /// Told when the change has been handed to the store, or there was none.
+    pub done: oneshot::Sender<()>,
+}
+
 /// What a shard is told.
 pub enum ShardInput {
     /// A REGISTER; answered with [`HomeEvent::Registered`].
@@ -175,6 +186,8 @@ pub enum ShardInput {
         /// Which binding.
         key: BindingKey,
     },
+    /// A record is to be changed, as a promise of another node asks for.
+    Amend(Amendment),
     /// Records from the store, before the shard serves.
     Loaded(Vec<(Aor, Bytes)>),
 }
@@ -191,6 +204,7 @@ impl ShardInput {
             | Self::RegisterRejected { aor, .. }
             | Self::PushAnswered { aor, .. }
             | Self::FlowUnusable { aor, .. } => Some(aor),
+            Self::Amend(amendment) => Some(&amendment.aor),
             Self::Written { .. } | Self::Loaded(_) => None,
         }
     }
@@ -224,6 +238,13 @@ pub enum ShardOutput {
         aor: Aor,
         /// The whole record; `None` deletes.
         record: Option<Bytes>,
+    },
+    /// Leave for the next owner what was promised and is not in the store.
+    HandIn {
+        /// Whose record.
+        aor: Aor,
+        /// What was promised.
+        promise: Box<Promise>,
     },
     /// Ask for a push; the verdict comes back as [`ShardInput::PushAnswered`].
     Push(Box<PushOrder>),

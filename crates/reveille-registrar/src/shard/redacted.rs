@@ -65,6 +65,7 @@ impl fmt::Debug for ShardInput {
             Self::FlowUnusable { aor, key } => {
                 f.debug_struct("FlowUnusable").field("aor", aor).field("key", key).finish()
             }
+            Self::Amend(amendment) => f.debug_tuple("Amend").field(&amendment.aor).finish(),
             Self::Loaded(records) => f.debug_tuple("Loaded").field(&records.len()).finish(),
         }
     }
@@ -81,6 +82,7 @@ impl fmt::Debug for ShardOutput {
                 .field("bytes", &record.as_ref().map(Bytes::len))
                 .finish(),
             Self::Push(order) => f.debug_tuple("Push").field(order).finish(),
+            Self::HandIn { aor, .. } => f.debug_tuple("HandIn").field(aor).finish(),
         }
     }
 }

@@ -16,7 +16,7 @@ use reveille_runtime::clock;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{Command, Parts, View};
+use super::{Command, Parts, View, promises};
 use crate::admin::{Health, Reason};
 
 /// How long a call to the store may take before it counts as unanswered.
@@ -27,6 +27,9 @@ const WATCH_PAUSE: Duration = Duration::from_millis(200);
 const MEMBERS: u16 = u16::MAX;
 /// Stands there for a node that is to drain.
 const DRAIN: u16 = u16::MAX - 1;
+
+/// Stands there for a shard that something was handed in for.
+pub(super) const HANDED_IN: u16 = u16::MAX - 2;
 
 /// What a call, or a watcher, has to report.
 enum Report {
@@ -40,6 +43,7 @@ enum Report {
     Map { shard: u16, fence: Fence },
     Members,
     Drain(u32),
+    HandedIn(u16),
     Left,
 }
 
@@ -159,6 +163,11 @@ impl Driver {
             Report::Members => self.lease.members_changed(now),
             Report::Drain(tag) if tag == self.own.tag.0 => self.drain_asked.notify_one(),
             Report::Drain(_) => {}
+            Report::HandedIn(shard) => {
+                if self.ownership.may_write(now, shard).is_some() {
+                    self.keep_promises(shard);
+                }
+            }
             Report::Left => {
                 if let Some(left) = self.left.take() {
                     let _ = left.send(());
@@ -273,7 +282,10 @@ impl Driver {
             Output::Release { shard, epoch } => self.release(now, shard, epoch),
             Output::Look => self.lease.members_changed(now),
             Output::ReadMap => self.read_fences((0..self.shards).collect()),
-            Output::Start { shard, .. } => self.registrar.acquire(shard),
+            Output::Start { shard, .. } => {
+                self.registrar.acquire(shard);
+                self.keep_promises(shard);
+            }
             Output::Suspend { shard } => self.store.pause(shard),
             // The claim has set the store's epoch already.
             Output::Resume { .. } => {}
@@ -292,6 +304,12 @@ impl Driver {
                 tokio::spawn(async move { registrar.release(shard).await });
             }
         }
+    }
+
+    /// Takes in what other nodes had promised for a shard and could not write.
+    fn keep_promises(&self, shard: u16) {
+        let (store, registrar) = (Arc::clone(&self.store), self.registrar.clone());
+        tokio::spawn(promises::keep(store, registrar, shard));
     }
 
     /// All claims of a turn in one exchange.
@@ -460,7 +478,7 @@ async fn watch(store: Arc<RedisStore>, reports: mpsc::UnboundedSender<Report>) {
             continue;
         };
         // What was said once, and not of a shard, is over.
-        for owner in owners.iter().filter(|owner| owner.shard < DRAIN) {
+        for owner in owners.iter().filter(|owner| owner.shard < HANDED_IN) {
             report(&reports, owner);
         }
         let mut changes = store.watch_map(position);
@@ -480,6 +498,7 @@ async fn watch(store: Arc<RedisStore>, reports: mpsc::UnboundedSender<Report>) {
 fn report(reports: &mpsc::UnboundedSender<Report>, owner: &reveille_redis::Ownership) {
     let report = match owner.shard {
         MEMBERS => Report::Members,
+        HANDED_IN => Report::HandedIn(owner.tag.parse().unwrap_or(MEMBERS)),
         DRAIN => Report::Drain(owner.tag.parse().unwrap_or(0)),
         shard => Report::Map { shard, fence: fence(&owner.tag, owner.epoch) },
     };

@@ -3,10 +3,12 @@
 //! * [`keys`] is what all nodes hold alike: names and secrets;
 //! * `driver` is the task that joins lease, ownership and map to the store; nothing else changes who owns what;
 //! * `view` is the table that requests are routed by;
+//! * `promises` takes in what other nodes had promised while Redis was away;
 //! * `tap` hears which writes the fence refused.
 
 mod driver;
 pub mod keys;
+mod promises;
 mod tap;
 mod view;
 

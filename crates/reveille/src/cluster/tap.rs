@@ -1,13 +1,16 @@
 //! Between the registrar and the store: hears which writes were refused because the shard is another node's.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use reveille_redis::RedisStore;
 use reveille_registrar::{
     aor::Aor,
-    replica::{Acks, Reading, RecordStream, Replica, StoreError, StoreFull, Write},
+    replica::{Acks, Promise, Reading, RecordStream, Replica, StoreError, StoreFull, Write},
 };
+use reveille_runtime::clock;
 use tokio::sync::mpsc;
+
+use super::driver::HANDED_IN;
 
 /// The store as the registrar sees it.
 pub struct Tapped {
@@ -38,6 +41,30 @@ impl Replica for Tapped {
 
     fn read(&self, shard: u16, aor: &Aor) -> Reading {
         self.store.read(shard, aor)
+    }
+
+    fn hand_in(&self, shard: u16, aor: &Aor, promise: Promise) {
+        let (store, aor) = (Arc::clone(&self.store), aor.clone());
+        tokio::spawn(async move {
+            // The store may still be away; a promise outlives that, though not this process.
+            let value = promise.encode();
+            while let Err(error) = store.defer(shard, &aor, Some(&value), clock::now() + PATIENCE).await {
+                tracing::debug!(shard, %error, "a promise cannot be handed in yet");
+                tokio::time::sleep(PATIENCE).await;
+            }
+            announce(&store, shard).await;
+        });
+    }
+}
+
+/// How long handing in may take before it is tried again, and the pause before that.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Tells the owner of a shard that something was handed in for it.
+async fn announce(store: &RedisStore, shard: u16) {
+    let news = reveille_redis::Ownership { shard: HANDED_IN, tag: shard.to_string(), epoch: clock::unix_now_millis() };
+    if let Err(error) = store.announce(&[news], clock::now() + PATIENCE).await {
+        tracing::debug!(%error, "the owner was not told and finds what was handed in when it looks");
     }
 }
 

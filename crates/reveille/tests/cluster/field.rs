@@ -75,14 +75,25 @@ lease = "2s"
         field
     }
 
+    /// Starts one more node that does everything, and reaches Redis at this port.
+    pub(crate) async fn add_over(&mut self, name: &'static str, redis: u16) {
+        self.start_node(name, r#"["edge", "home"]"#, redis).await;
+    }
+
     /// Starts one more node.
     pub(crate) async fn add(&mut self, name: &'static str, roles: &str) {
+        self.start_node(name, roles, self.redis.port).await;
+    }
+
+    async fn start_node(&mut self, name: &'static str, roles: &str, redis: u16) {
+        let urls = format!("[\"redis://127.0.0.1:{redis}\"]");
         let data = format!("data-{name}");
         let environment = [
             ("REVEILLE__NODE__ID", name),
             ("REVEILLE__NODE__SERVER_HEADER", name), // so that a failure names who answered
             ("REVEILLE__NODE__DATA_DIR", &data),
             ("REVEILLE__NODE__ROLES", roles),
+            ("REVEILLE__STORE__REDIS__URLS", &urls),
             ("REVEILLE__NODE__DRAIN_TIMEOUT", "8s"),
         ];
         let mut config = self.lab.config_file();

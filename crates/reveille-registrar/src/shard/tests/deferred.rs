@@ -125,6 +125,44 @@ fn a_later_write_pays() {
     assert_eq!(stage.pass(Duration::from_secs(60)).writes.len(), 0);
 }
 
+/// The shard is lost before the store is back: what was promised is handed in with what it was promised on, and nothing else is.
+#[test]
+fn a_lost_shard_hands_in_what_it_promised() {
+    let mut stage = stage();
+    stage.registers(phone("192.0.2.1", 1));
+    let base = stage.shard.record(&aor()).unwrap();
+    registers_away(&mut stage, phone("198.51.100.7", 1));
+    registers_away(&mut stage, phone("198.51.100.8", 1));
+    registers_away(&mut stage, phone("192.0.2.2", 2)); // refused: nothing was promised
+    stage.shard.hand_over(stage.now);
+    let turn = stage.give(ShardInput::Loaded(vec![]));
+    let record = stage.shard.record(&aor()).unwrap();
+    assert_eq!(turn.handed_in, [crate::replica::Promise { base, record }]);
+
+    let mut kept = Stage::with(ShardConfig { defers: true, ..ShardConfig::default() });
+    kept.registers(phone("192.0.2.1", 1));
+    registers_away(&mut kept, phone("192.0.2.2", 2));
+    kept.shard.hand_over(kept.now);
+    assert!(kept.give(ShardInput::Loaded(vec![])).handed_in.is_empty());
+}
+
+/// A change that another node had promised reaches memory and the store.
+#[test]
+fn an_amendment_is_written() {
+    let mut stage = stage();
+    stage.registers(phone("192.0.2.1", 1));
+    let (done, mut handed_over) = tokio::sync::oneshot::channel();
+    let change = Box::new(|record: &mut Record| {
+        let changed = record.bindings[0].cseq != 77;
+        record.bindings[0].cseq = 77;
+        changed
+    });
+    let turn = stage.tell(ShardInput::Amend(crate::shard::Amendment { aor: aor(), change, done }));
+    assert_eq!(handed_over.try_recv(), Ok(()));
+    let written = Record::decode(turn.writes[0].1.as_ref().unwrap()).unwrap();
+    assert_eq!((written.bindings[0].cseq, stage.shard.record(&aor()).unwrap().bindings[0].cseq), (77, 77));
+}
+
 /// Without a cluster a store that fails has failed: nothing is promised.
 #[test]
 fn an_embedded_store_that_fails_promises_nothing() {

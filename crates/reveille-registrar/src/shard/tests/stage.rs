@@ -77,6 +77,8 @@ pub(super) struct Turn {
     pub(super) writes: Vec<(u64, Option<Bytes>)>,
     /// Number of pushes asked for.
     pub(super) pushes: usize,
+    /// What was left for the next owner.
+    pub(super) handed_in: Vec<crate::replica::Promise>,
 }
 
 impl Turn {
@@ -189,6 +191,7 @@ impl Stage {
             match output {
                 ShardOutput::Reply { to, event } => turn.events.push((to, event)),
                 ShardOutput::Write { write, record, .. } => turn.writes.push((write, record)),
+                ShardOutput::HandIn { promise, .. } => turn.handed_in.push(*promise),
                 ShardOutput::Push(order) => {
                     turn.pushes += 1;
                     self.pushes.push(*order);

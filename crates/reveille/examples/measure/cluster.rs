@@ -197,6 +197,12 @@ pub(crate) async fn takeover(bindings: usize) {
     fill::bindings(&field.lab, field.redis.port, SHARDS, &field.param, bindings).await;
     let each_in_redis = (resident(field.redis.pid()) - empty) / bindings as u64;
     println!("{bindings} bindings written in {:.1} s, {each_in_redis} bytes each in Redis", seconds(start));
+    for key in ["records", "feed"] {
+        let held =
+            |command: &str| field.ask_redis(&format!("{command} rv:lab:{{0}}:{key}")).lines().next().map(str::to_owned);
+        let count = if key == "feed" { "XLEN" } else { "HLEN" };
+        println!("shard 0: {key} {:?}, octets {:?}", held(count), held("MEMORY USAGE"));
+    }
     let start = clock::now();
     for name in ["home1", "home2", "home3", "edge1", "edge2"] {
         field.add(name).await;
@@ -235,7 +241,7 @@ pub(crate) async fn takeover(bindings: usize) {
             .collect();
         let probing = std::thread::spawn(move || {
             let answered = probe.run(zero, &starts);
-            (answered, starts, probe.refused)
+            (answered, starts, std::mem::take(&mut probe.refused))
         });
         let hydrated = hydrated(&field, bindings, zero).await;
         let (answered, starts, refused) = probing.join().unwrap();

@@ -80,8 +80,7 @@ pub(crate) fn aor(n: usize) -> Aor {
 fn record(n: usize, param: &str, unix: u64) -> Record {
     let mut record = Record::new(unix);
     let key = record.take_key();
-    let (name, prid) = (user(n), prid(n));
-    let instance = format!("\"<urn:uuid:00000000-0000-4000-8000-{n:012x}>\"");
+    let (name, prid, instance) = (user(n), format!("{n:064x}"), format!("\"<{}>\"", instance(n)));
     record.bindings.push(Binding {
         key,
         generation: 2,
@@ -112,7 +111,7 @@ fn record(n: usize, param: &str, unix: u64) -> Record {
     record
 }
 
-/// The push token of a user.
-pub(crate) fn prid(n: usize) -> String {
-    format!("{n:064x}")
+/// The instance-id of a user's phone.
+pub(crate) fn instance(n: usize) -> String {
+    format!("urn:uuid:00000000-0000-4000-8000-{n:012x}")
 }

@@ -2,16 +2,24 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
     time::{Duration, Instant},
 };
 
 use reveille::lab::DOMAIN;
 
-use crate::{datagram::authorize, fill::prid, user};
+use crate::{datagram::authorize, fill::instance, user};
 
-/// How long an edge is listened to before what is due is looked for, and how many of its answers are taken in one go.
+/// How long answers are waited for before what is due is looked for.
 const TICK: Duration = Duration::from_millis(1);
-const GO: usize = 32;
+/// Sockets toward each edge: answers come all at once, and more than one socket's buffer holds.
+const SOCKETS: usize = 8;
+/// How often a thread that listens looks whether it is still wanted.
+const LISTEN: Duration = Duration::from_millis(100);
 /// The pause after a refusal.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A request without any answer is repeated after this long (Timer E reaches it, RFC 3261 §17.1.2.1).
@@ -29,12 +37,14 @@ struct Asker {
     due: Option<Instant>,
     last: Vec<u8>,
     waits: bool,
-    edge: usize,
+    socket: usize,
 }
 
-/// The users, and a socket toward each edge.
+/// The users, and sockets toward each edge.
 pub(crate) struct Probe {
-    edges: Vec<UdpSocket>,
+    sockets: Vec<UdpSocket>,
+    answers: Receiver<(Instant, Vec<u8>)>,
+    wanted: Arc<AtomicBool>,
     askers: Vec<Asker>,
     /// Final answers other than 200 and 401, by status.
     pub(crate) refused: std::collections::BTreeMap<String, usize>,
@@ -42,12 +52,17 @@ pub(crate) struct Probe {
 
 impl Probe {
     pub(crate) fn new(users: &[usize], edges: &[SocketAddr]) -> Self {
+        let wanted = Arc::new(AtomicBool::new(true));
+        let (heard, answers) = channel();
         let connect = |edge: &SocketAddr| {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.connect(edge).unwrap();
-            socket.set_read_timeout(Some(TICK)).unwrap();
+            socket.set_read_timeout(Some(LISTEN)).unwrap();
+            let (ear, wanted, heard) = (socket.try_clone().unwrap(), Arc::clone(&wanted), heard.clone());
+            std::thread::spawn(move || listen(&ear, &wanted, &heard));
             socket
         };
+        let sockets: Vec<_> = edges.iter().cycle().take(edges.len() * SOCKETS).map(connect).collect();
         let asker = |(at, &n): (usize, &usize)| Asker {
             n,
             cseq: 0,
@@ -56,10 +71,10 @@ impl Probe {
             due: None,
             last: Vec::new(),
             waits: false,
-            edge: at % edges.len(),
+            socket: at % sockets.len(),
         };
         let askers = users.iter().enumerate().map(asker).collect();
-        Self { edges: edges.iter().map(connect).collect(), askers, refused: Default::default() }
+        Self { sockets, answers, wanted, askers, refused: Default::default() }
     }
 
     /// Asks for each user's bindings, beginning `starts[i]` after `zero`, again and again until there is a 200, and sees that
@@ -69,7 +84,6 @@ impl Probe {
             (asker.due, asker.waits) = (Some(zero + *start), false);
         }
         let mut answered = vec![None; self.askers.len()];
-        let mut buffer = [0; 8192];
         while answered.iter().any(Option::is_none) {
             let now = now();
             assert!(now < zero + PATIENCE, "no 200 for {} users", answered.iter().filter(|at| at.is_none()).count());
@@ -78,13 +92,12 @@ impl Probe {
                     self.send(at, now);
                 }
             }
-            for edge in 0..self.edges.len() {
-                for _ in 0..GO {
-                    let Ok(length) = self.edges[edge].recv(&mut buffer) else { break };
-                    if let Some(at) = self.hear(&buffer[..length]) {
-                        answered[at] = Some(self::now() - zero);
-                    }
+            let mut next = self.answers.recv_timeout(TICK).ok();
+            while let Some((at, answer)) = next {
+                if let Some(asker) = self.hear(&answer) {
+                    answered[asker] = Some(at - zero);
                 }
+                next = self.answers.try_recv().ok();
             }
         }
         answered.into_iter().flatten().collect()
@@ -92,7 +105,7 @@ impl Probe {
 
     fn send(&mut self, at: usize, now: Instant) {
         let asker = &mut self.askers[at];
-        let socket = &self.edges[asker.edge];
+        let socket = &self.sockets[asker.socket];
         if !asker.waits {
             asker.waits = true;
             asker.cseq += 1;
@@ -128,7 +141,7 @@ impl Probe {
         asker.waits = false;
         match status {
             "200" => {
-                assert!(text.contains(&prid(asker.n)), "the binding of {} is lost: {text}", user(asker.n));
+                assert!(text.contains(&instance(asker.n)), "the binding of {} is lost: {text}", user(asker.n));
                 asker.due = None;
                 Some(at)
             }
@@ -144,6 +157,22 @@ impl Probe {
                 asker.due = Some(now() + PAUSE);
                 None
             }
+        }
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Passes on what comes, with the time at which it came.
+fn listen(socket: &UdpSocket, wanted: &AtomicBool, heard: &Sender<(Instant, Vec<u8>)>) {
+    let mut buffer = [0; 8192];
+    while wanted.load(Ordering::Relaxed) {
+        if let Ok(length) = socket.recv(&mut buffer) {
+            let _ = heard.send((now(), buffer[..length].to_vec()));
         }
     }
 }

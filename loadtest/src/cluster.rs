@@ -24,6 +24,7 @@ use crate::{
     node::{self, Node},
     redis::Redis,
     relay::{Link, Pids, Relay, Route, Weather},
+    witness::{Senders, Witness},
 };
 
 /// Shards of the cluster: enough for every home to have some, few enough for a probe in each.
@@ -86,6 +87,10 @@ pub(crate) struct Cluster {
     pub(crate) weather: watch::Sender<Weather>,
     /// The edges that phones are told of.
     pub(crate) edges: Edges,
+    /// Who writes to it.
+    pub(crate) witness: Witness,
+    master: watch::Sender<SocketAddr>,
+    senders: Senders,
     pids: Pids,
 }
 
@@ -114,7 +119,21 @@ impl Cluster {
         let count = usize::from(plan.homes) + usize::from(plan.edges);
         let (weather, _) = watch::channel(Weather { redis: vec![Link::Open; count], peers: vec![Link::Open; count] });
         let pids: Pids = Arc::new(Mutex::new(vec![None; count]));
-        let mut cluster = Self { seats: Vec::new(), lab, redis, standby, weather, edges: Edges::default(), pids };
+        let (master, watched) = watch::channel(redis.addr());
+        let senders = Senders::default();
+        let witness = Witness::start(watched, Arc::clone(&senders));
+        let mut cluster = Self {
+            witness,
+            master,
+            senders,
+            seats: Vec::new(),
+            lab,
+            redis,
+            standby,
+            weather,
+            edges: Edges::default(),
+            pids,
+        };
         for seat in 0..count {
             let role = if seat < usize::from(plan.homes) { Role::Home } else { Role::Edge };
             let made = cluster.furnish(seat, role, plan.lease, plan.logs).await?;
@@ -130,7 +149,9 @@ impl Cluster {
     /// Opens the relays of a node and writes its configuration.
     async fn furnish(&self, seat: usize, role: Role, lease: Duration, logs: &Path) -> anyhow::Result<Seat> {
         let host = Ipv4Addr::new(127, 0, 1, u8::try_from(seat + 1)?);
-        let open = |route| Relay::open(host, route, self.weather.subscribe(), Arc::clone(&self.pids));
+        let open = |route| {
+            Relay::open(host, route, self.weather.subscribe(), Arc::clone(&self.pids), Arc::clone(&self.senders))
+        };
         let (cluster, redis) = (open(Route::Peer(seat)).await?, open(Route::Redis(seat)).await?);
         redis.lead(Some(self.redis.addr()));
         let name = match role {
@@ -146,8 +167,8 @@ impl Cluster {
     /// Starts the node of a place.
     pub(crate) async fn run(&mut self, seat: usize) -> anyhow::Result<()> {
         let place = self.seats.get_mut(seat).context("no such node")?;
-        let node = Node::start(&place.config, &place.log).await.with_context(|| place.name.clone())?;
-        self.pids.lock()[seat] = Some(node.pid);
+        let begun = |pid| self.pids.lock()[seat] = Some(pid);
+        let node = Node::start(&place.config, &place.log, begun).await.with_context(|| place.name.clone())?;
         place.cluster.lead(node.listeners.last().copied());
         if place.role == Role::Edge {
             let addr = *node.listeners.first().context("an edge without a listener")?;
@@ -181,6 +202,9 @@ impl Cluster {
 
     /// The replica takes the place of its master, which is dead, and gets a replica of its own.
     pub(crate) async fn fail_over(&mut self) -> anyhow::Result<()> {
+        // The witness first, so that it misses nothing.
+        self.master.send_replace(self.standby.addr());
+        sleep(POLL).await;
         self.standby.promote().await?;
         std::mem::swap(&mut self.redis, &mut self.standby);
         for seat in &self.seats {

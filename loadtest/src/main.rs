@@ -12,6 +12,7 @@ mod relay;
 mod report;
 mod run;
 mod traffic;
+mod witness;
 
 use std::{future::Future, process::ExitCode};
 

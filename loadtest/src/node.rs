@@ -43,8 +43,9 @@ struct Start {
 }
 
 impl Node {
-    /// Starts a node from its configuration and waits until it serves. What it logs is added to `log`.
-    pub(crate) async fn start(config: &Path, log: &Path) -> anyhow::Result<Self> {
+    /// Starts a node from its configuration and waits until it serves. What it logs is added to `log`; `begun` hears of the process
+    /// before it can have connected to anybody.
+    pub(crate) async fn start(config: &Path, log: &Path, begun: impl FnOnce(u32)) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("REVEILLE__")) {
             command.env_remove(name);
@@ -53,6 +54,7 @@ impl Node {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("a node cannot be started")?;
         let pid = child.id().context("the node ended at once")?;
+        begun(pid);
         let stderr = child.stderr.take().context("standard error is piped")?;
         let mut file = fs::OpenOptions::new().create(true).append(true).open(log)?;
         let (sender, serves) = oneshot::channel();

@@ -31,6 +31,9 @@ pub(crate) struct FaultOptions {
     /// Only these kinds of fault, by their names in the report.
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    /// Begin no cycle after this time.
+    #[arg(long, default_value = "24h", value_parser = humantime::parse_duration)]
+    pub(crate) at_most: Duration,
     /// Go on after a violation, to count them all; the end is the same.
     #[arg(long)]
     pub(crate) keep_going: bool,

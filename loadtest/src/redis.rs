@@ -81,7 +81,12 @@ async fn spawn(addr: SocketAddr, dir: &Path) -> anyhow::Result<Child> {
     let (host, port) = (addr.ip().to_string(), addr.port().to_string());
     let mut command = Command::new("redis-server");
     command.args(["--port", &port, "--bind", &host, "--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
-    command.args(["--loglevel", "warning", "--dir"]).arg(dir).stdin(Stdio::null()).stdout(Stdio::null());
+    // A replica that comes back is served at once, rather than after five seconds in which others might come.
+    command
+        .args(["--repl-diskless-sync-delay", "0", "--loglevel", "warning", "--dir"])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
     let mut child = command
         .stderr(Stdio::null())
         .kill_on_drop(true)

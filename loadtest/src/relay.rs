@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use crate::witness::Senders;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
@@ -75,6 +76,7 @@ impl Relay {
         route: Route,
         weather: watch::Receiver<Weather>,
         pids: Pids,
+        senders: Senders,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind((host, 0)).await?;
         let addr = listener.local_addr()?;
@@ -84,8 +86,8 @@ impl Relay {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 let path = Path { route, caller: None, weather: weather.clone() };
-                let (target, pids) = (*wanted.lock(), Arc::clone(&pids));
-                tokio::spawn(carry(stream, target, path, pids));
+                let (target, pids, senders) = (*wanted.lock(), Arc::clone(&pids), Arc::clone(&senders));
+                tokio::spawn(carry(stream, target, path, pids, senders));
             }
         });
         Ok(Self { addr, target, task })
@@ -139,8 +141,13 @@ fn link(weather: &Weather, route: Route, caller: Option<usize>) -> Link {
     }
 }
 
-async fn carry(stream: TcpStream, target: Option<SocketAddr>, mut path: Path, pids: Pids) {
+async fn carry(stream: TcpStream, target: Option<SocketAddr>, mut path: Path, pids: Pids, senders: Senders) {
     let Some(target) = target else { return };
+    // Taken at once: whoever called has this life.
+    let own = match path.route {
+        Route::Redis(node) => pids.lock().get(node).copied().flatten().map(|pid| (node, pid)),
+        Route::Peer(_) => None,
+    };
     if matches!(path.route, Route::Peer(_))
         && let (Ok(caller), Ok(own)) = (stream.peer_addr(), stream.local_addr())
     {
@@ -150,6 +157,9 @@ async fn carry(stream: TcpStream, target: Option<SocketAddr>, mut path: Path, pi
         return;
     }
     let Ok(onward) = TcpStream::connect(target).await else { return };
+    if let (Some(writer), Ok(from)) = (own, onward.local_addr()) {
+        senders.lock().insert(from.port(), writer);
+    }
     let _ = (stream.set_nodelay(true), onward.set_nodelay(true));
     let ((from_caller, to_caller), (from_target, to_target)) = (stream.into_split(), onward.into_split());
     let mut cut = path.clone();
@@ -219,7 +229,7 @@ mod tests {
     async fn pair(route: Route) -> (watch::Sender<Weather>, Relay, TcpStream, TcpStream) {
         let (sender, weather) = watch::channel(Weather { redis: vec![Link::Open], peers: vec![Link::Open] });
         let pids: Pids = Arc::new(Mutex::new(vec![Some(std::process::id())]));
-        let relay = Relay::open(Ipv4Addr::LOCALHOST, route, weather, pids).await.unwrap();
+        let relay = Relay::open(Ipv4Addr::LOCALHOST, route, weather, pids, Senders::default()).await.unwrap();
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         relay.lead(Some(server.local_addr().unwrap()));
         let client = TcpStream::connect(relay.addr).await.unwrap();

@@ -100,6 +100,8 @@ pub(crate) struct Report {
     pub(crate) seconds: u64,
     /// Effective writes, claims and deferred records that were seen in the shards' feeds.
     pub(crate) feed_entries: u64,
+    /// Writes that took effect and whose sender was seen.
+    pub(crate) writes_witnessed: u64,
     /// Checks of a binding against what was acknowledged.
     pub(crate) bindings_checked: u64,
     /// Distinct users with an acknowledged binding.
@@ -150,11 +152,12 @@ impl Report {
             );
         }
         println!(
-            "{} cycles in {} s, seed {}, {} feed entries, {} bindings checked, {} violations",
+            "{} cycles in {} s, seed {}, {} feed entries, {} writes witnessed, {} bindings checked, {} violations",
             self.cycles,
             self.seconds,
             self.seed,
             self.feed_entries,
+            self.writes_witnessed,
             self.bindings_checked,
             self.violations.len()
         );

@@ -54,12 +54,19 @@ pub(crate) async fn faults(options: FaultOptions) -> anyhow::Result<()> {
     }
     sleep(CALM).await;
     let mut dice = Dice::new(StdRng::seed_from_u64(seed), lease, kinds);
-    let mut checker = Checker { feed: FeedChecker::new(), bindings: 0 };
+    let mut checker = Checker { feed: FeedChecker::new(), bindings: 0, writes: 0 };
     let start = Instant::now();
     let mut done = 0;
     let mut broken = None;
     for cycle in 1..=options.cycles {
-        if let Err(error) = one(&mut cluster, &shared, &mut dice, &mut checker, cycle, start).await {
+        if start.elapsed() > options.at_most {
+            break;
+        }
+        let outcome = tokio::select! {
+            outcome = one(&mut cluster, &shared, &mut dice, &mut checker, cycle, start) => outcome,
+            stop = asked_to_stop() => Err(stop),
+        };
+        if let Err(error) = outcome {
             broken = Some(format!("cycle {cycle}: {error:#}"));
             break;
         }
@@ -85,6 +92,7 @@ pub(crate) async fn faults(options: FaultOptions) -> anyhow::Result<()> {
         calls_per_second: options.calls,
         seconds: start.elapsed().as_secs(),
         feed_entries: checker.feed.entries,
+        writes_witnessed: checker.writes,
         bindings_checked: checker.bindings,
         users: shared.ledger.promises().len(),
         faults: shared.tallies.all(),
@@ -119,10 +127,26 @@ async fn one(
     checker.check(cluster, shared).await
 }
 
+/// SIGINT or SIGTERM: the processes of the run must not outlive it.
+async fn asked_to_stop() -> anyhow::Error {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    anyhow::anyhow!("stopped by a signal")
+}
+
 struct Checker {
     feed: FeedChecker,
     /// Bindings asked for so far.
     bindings: u64,
+    /// Writes that took effect and were seen while Redis did them.
+    writes: u64,
 }
 
 impl Checker {
@@ -142,6 +166,9 @@ impl Checker {
         for problem in self.feed.check(cluster.redis.addr()).await? {
             shared.ledger.violation(problem);
         }
+        let (writes, problems) = cluster.witness.report();
+        self.writes = writes;
+        problems.into_iter().for_each(|problem| shared.ledger.violation(problem));
         Ok(())
     }
 }

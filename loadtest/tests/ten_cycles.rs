@@ -27,5 +27,6 @@ fn nothing_acknowledged_is_lost_in_ten_faults() {
     let faults = report["faults"].as_object().unwrap();
     let sum = |what: &str| faults.values().map(|tally| tally[what].as_u64().unwrap()).sum::<u64>();
     assert!(sum("answered") > 0 && sum("ended") > 0 && sum("registered") > 0, "{said}");
+    assert!(report["writes_witnessed"].as_u64().unwrap() > 0, "{said}");
     assert!(report["feed_entries"].as_u64().unwrap() > 0 && report["bindings_checked"].as_u64().unwrap() > 0, "{said}");
 }

@@ -34,7 +34,7 @@ fn settle(shard: &mut Shard, now: Now) {
                     push: order.push,
                     outcome: Outcome::Accepted,
                 }),
-                ShardOutput::Reply { .. } => {}
+                ShardOutput::Reply { .. } | ShardOutput::HandIn { .. } => {}
             }
         }
         if answers.is_empty() {

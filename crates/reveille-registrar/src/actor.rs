@@ -1,7 +1,7 @@
 //! The actor around a shard: turns messages into inputs and outputs into sends.
 //!
 //! Nothing here waits for a network or a disk. A shard of a node that owns all of them is filled from its replica before it
-//! serves; one that is taken over from another node serves at once ([`tenure`]). Memory is never carried over from a failed one.
+//! serves; one that is taken over from another node serves at once (`tenure`). Memory is never carried over from a failed one.
 
 mod tenure;
 

@@ -2,37 +2,29 @@
 //! network; here their wishes become calls, and answers come back to them. A call never holds the task up.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use reveille_cluster::{
-    Epoch, Fence, Incarnation, Lease, MemberOutput, NodeInfo, Output, OwnLease, Ownership, OwnershipConfig, Standing,
+    Epoch, Fence, Incarnation, Lease, MemberOutput, NodeInfo, Output, OwnLease, Ownership, OwnershipConfig,
 };
-use reveille_redis::{ClaimError, FencedError, LeaseError, MapEvent, RedisStore};
+use reveille_redis::{ClaimError, FencedError, LeaseError, RedisStore};
 use reveille_registrar::{Registrar, flow::NodeTag};
 use reveille_runtime::clock;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{Command, Parts, View, promises};
+use super::{
+    Command, Parts, View, promises,
+    status::Status,
+    watch::{DRAIN, MEMBERS, watch},
+};
 use crate::admin::{Health, Reason};
 
 /// How long a call to the store may take before it counts as unanswered.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause after the map could not be watched.
-const WATCH_PAUSE: Duration = Duration::from_millis(200);
-/// Stands in the map's stream for the roster, where a shard's number would stand: no cluster has that many shards.
-const MEMBERS: u16 = u16::MAX;
-/// Stands there for a node that is to drain.
-const DRAIN: u16 = u16::MAX - 1;
-
-/// Stands there for a shard that something was handed in for.
-pub(super) const HANDED_IN: u16 = u16::MAX - 2;
-
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// What a call, or a watcher, has to report.
-enum Report {
+pub(super) enum Report {
     Renewed { attempt: u64, leases: Vec<Lease> },
     Refused { attempt: u64, holder: Incarnation },
     Failed { attempt: u64 },
@@ -127,7 +119,7 @@ impl Driver {
                 self.lease.leave(now);
             }
             Command::AskToDrain(node) => self.tell_all(now, DRAIN, node.0.to_string()),
-            Command::Status(reply) => _ = reply.send(self.status(now)),
+            Command::Status(reply) => _ = reply.send(Status::of(&self.own, &self.lease, &self.ownership, now)),
         }
     }
 
@@ -373,88 +365,6 @@ impl Driver {
             }
         });
     }
-
-    fn status(&self, now: Instant) -> Status {
-        let mut owned: BTreeMap<u32, usize> = BTreeMap::new();
-        let map = self.ownership.map();
-        for tag in (0..self.shards).filter_map(|shard| map.owner(shard)) {
-            *owned.entry(tag.0).or_default() += 1;
-        }
-        let nodes = self.lease.roster().members().iter().map(|member| {
-            let info = member.info.as_ref();
-            NodeStatus {
-                id: info.map(|info| info.id.clone()).unwrap_or_default(),
-                tag: member.tag.0,
-                address: info.map(|info| info.address.to_string()).unwrap_or_default(),
-                roles: info.map(roles).unwrap_or_default(),
-                version: info.map(|info| info.version.clone()).unwrap_or_default(),
-                weight: info.map_or(0, |info| info.weight),
-                draining: info.is_some_and(|info| info.draining),
-                shards: owned.get(&member.tag.0).copied().unwrap_or_default(),
-                lease_ms: u64::try_from(member.lease_ends.saturating_duration_since(now).as_millis()).unwrap_or(0),
-            }
-        });
-        Status {
-            node: self.own.id.clone(),
-            standing: match self.lease.standing() {
-                Standing::Joining => "joining".to_owned(),
-                Standing::Live => "live".to_owned(),
-                Standing::Degraded(why) => format!("degraded: {why}"),
-            },
-            shards: usize::from(self.shards),
-            owned: owned.values().sum(),
-            in_memory: self.ownership.count(),
-            map_version: map.version(),
-            nodes: nodes.collect(),
-        }
-    }
-}
-
-/// The cluster, as one node sees it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Status {
-    /// Whose view this is.
-    pub node: String,
-    /// `joining`, `live`, or `degraded` and why.
-    pub standing: String,
-    /// Shards of the cluster.
-    pub shards: usize,
-    /// Those that have an owner.
-    pub owned: usize,
-    /// Those that this node serves.
-    pub in_memory: usize,
-    /// Counts the changes of the map that this node has seen.
-    pub map_version: u64,
-    /// Every node with a lease.
-    pub nodes: Vec<NodeStatus>,
-}
-
-/// A node, as another sees it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct NodeStatus {
-    /// `node.id`; empty where a later version describes itself in a way we cannot read.
-    pub id: String,
-    /// How it is named in flows and fences.
-    pub tag: u32,
-    /// Its cluster listener.
-    pub address: String,
-    /// What it does.
-    pub roles: Vec<String>,
-    /// Its version.
-    pub version: String,
-    /// Its share of the shards.
-    pub weight: u16,
-    /// Whether it gives its shards away.
-    pub draining: bool,
-    /// Shards that it owns.
-    pub shards: usize,
-    /// Milliseconds that its lease runs at most.
-    pub lease_ms: u64,
-}
-
-fn roles(info: &NodeInfo) -> Vec<String> {
-    let all = [("edge", info.roles.edge), ("home", info.roles.home)];
-    all.into_iter().filter(|(_, has)| *has).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn lease(member: reveille_redis::Member) -> Option<Lease> {
@@ -466,41 +376,6 @@ fn lease(member: reveille_redis::Member) -> Option<Lease> {
     })
 }
 
-fn fence(owner: &str, epoch: u64) -> Fence {
+pub(super) fn fence(owner: &str, epoch: u64) -> Fence {
     Fence { owner: owner.parse().ok().map(NodeTag), epoch: Epoch(epoch) }
-}
-
-/// Follows the map: first the whole of it, then every change; again from the beginning where changes were missed.
-async fn watch(store: Arc<RedisStore>, reports: mpsc::UnboundedSender<Report>) {
-    loop {
-        let Ok((owners, position)) = store.owners(clock::now() + PATIENCE).await else {
-            tokio::time::sleep(WATCH_PAUSE).await;
-            continue;
-        };
-        // What was said once, and not of a shard, is over.
-        for owner in owners.iter().filter(|owner| owner.shard < HANDED_IN) {
-            report(&reports, owner);
-        }
-        let mut changes = store.watch_map(position);
-        loop {
-            match changes.next().await {
-                Ok(MapEvent::Moved(owner)) => report(&reports, &owner),
-                Ok(MapEvent::Gap) => break,
-                Err(error) => {
-                    tracing::debug!(%error, "the map cannot be watched");
-                    tokio::time::sleep(WATCH_PAUSE).await;
-                }
-            }
-        }
-    }
-}
-
-fn report(reports: &mpsc::UnboundedSender<Report>, owner: &reveille_redis::Ownership) {
-    let report = match owner.shard {
-        MEMBERS => Report::Members,
-        HANDED_IN => Report::HandedIn(owner.tag.parse().unwrap_or(MEMBERS)),
-        DRAIN => Report::Drain(owner.tag.parse().unwrap_or(0)),
-        shard => Report::Map { shard, fence: fence(&owner.tag, owner.epoch) },
-    };
-    let _ = reports.send(report); // nobody there: the node stops
 }

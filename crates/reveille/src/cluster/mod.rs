@@ -3,14 +3,17 @@
 //! * [`keys`] is what all nodes hold alike: names and secrets;
 //! * `driver` is the task that joins lease, ownership and map to the store; nothing else changes who owns what;
 //! * `view` is the table that requests are routed by;
+//! * `watch` is what it hears from the other nodes, `status` what it says to operators;
 //! * `promises` takes in what other nodes had promised while Redis was away;
 //! * `tap` hears which writes the fence refused.
 
 mod driver;
 pub mod keys;
 mod promises;
+mod status;
 mod tap;
 mod view;
+mod watch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,8 +26,8 @@ use tokio::{
 };
 
 pub use self::{
-    driver::{NodeStatus, Status},
     keys::{ClusterKeys, SecretError, tag},
+    status::{NodeStatus, Status},
     tap::Tapped,
     view::View,
 };

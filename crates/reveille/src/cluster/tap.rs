@@ -10,7 +10,7 @@ use reveille_registrar::{
 use reveille_runtime::clock;
 use tokio::sync::mpsc;
 
-use super::driver::HANDED_IN;
+use super::watch::HANDED_IN;
 
 /// The store as the registrar sees it.
 pub struct Tapped {

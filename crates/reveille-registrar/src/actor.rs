@@ -206,6 +206,12 @@ impl Running {
         (number, Shard::new(config, services, flows, self.node.metrics.clone()))
     }
 
+    /// The shard is this node's from now on, and filled while it serves.
+    fn begin(&mut self) {
+        let (number, shard) = self.empty();
+        self.tenure = Some(Tenure::begin(number, shard, &self.node, self.index));
+    }
+
     /// Fills the shard from its replica.
     async fn hydrate(&mut self) -> Result<(), ActorProcessingErr> {
         let (number, mut shard) = self.empty();
@@ -223,11 +229,13 @@ impl Running {
 
     fn take(&mut self, now: Now, admitted: Admitted<ShardMsg>) {
         if matches!(admitted.msg, ShardMsg::Own) && self.tenure.is_none() {
-            let (number, shard) = self.empty();
-            self.tenure = Some(Tenure::begin(number, shard, &self.node, self.index));
-            return;
+            return self.begin();
         }
         let Some(tenure) = &mut self.tenure else { return self.turn_away(admitted.msg) };
+        // What a shard that leaves has in memory may be old already: it finishes what it began, and begins nothing.
+        if tenure.leaving.is_some() && matches!(&admitted.msg, ShardMsg::Input(input) if input.asker().is_some()) {
+            return self.turn_away(admitted.msg);
+        }
         let about = match &admitted.msg {
             ShardMsg::Input(input) => input.aor(),
             ShardMsg::Inspect { aor, .. } => Some(aor),
@@ -245,8 +253,9 @@ impl Running {
             ShardMsg::DeadlineReached => tenure.shard.handle_timeout(now),
             // Whoever asked may have gone.
             ShardMsg::Inspect { aor, reply } => _ = reply.send(tenure.shard.record(&aor)),
-            ShardMsg::Own => {}
+            ShardMsg::Own => tenure.returns = tenure.leaving.is_some(),
             ShardMsg::Leave { done } => {
+                tenure.returns = false;
                 let held = tenure.held();
                 tenure.shard.hand_over(now);
                 tenure.leaving = Some(done);
@@ -292,6 +301,9 @@ impl Running {
         {
             // Whoever wanted the shard gone may have stopped waiting for it.
             let _ = done.send(());
+            if gone.returns {
+                self.begin();
+            }
         }
         let due = self.tenure.as_ref().and_then(|tenure| tenure.shard.poll_timeout());
         self.node.alarm.set(self.index, due);

@@ -230,16 +230,20 @@ impl Registrar {
         owned.store(true, Ordering::Release);
     }
 
-    /// This node owns `shard` no longer. Takes nothing new for it at once, tells whoever waits to ask its next owner, and
-    /// returns when nothing of it is on its way to the replica any more. Memory of it is gone then.
-    pub async fn release(&self, shard: u16) {
+    /// This node owns `shard` no longer. Takes nothing new for it and tells whoever waits to ask its next owner, both at once,
+    /// whether the future is awaited or not, so that an [`Registrar::acquire`] after it comes after it. The future is done when
+    /// nothing of the shard is on its way to the replica any more. Memory of it is gone then.
+    pub fn release(&self, shard: u16) -> impl Future<Output = ()> + Send + 'static + use<> {
         let node = &self.0.node;
-        let Some(owned) = node.owned.get(usize::from(shard)) else { return };
-        owned.store(false, Ordering::Release);
         let (done, gone) = oneshot::channel();
-        node.tell(shard, ShardMsg::Leave { done });
-        // An error where the shard was not there, or its actor has failed: it is not there now.
-        let _ = gone.await;
+        if let Some(owned) = node.owned.get(usize::from(shard)) {
+            owned.store(false, Ordering::Release);
+            node.tell(shard, ShardMsg::Leave { done });
+        }
+        async move {
+            // An error where the shard was not there, or its actor has failed: it is not there now.
+            let _ = gone.await;
+        }
     }
 
     /// Takes no new requests, waits until nobody waits in a bucket and every record has its verdict, and stops the shards;

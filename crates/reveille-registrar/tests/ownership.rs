@@ -219,6 +219,54 @@ async fn a_shard_that_leaves_before_it_was_filled_sends_requests_on() {
     drop(slow);
 }
 
+/// A shard that comes back while its last writes are still on their way, as when a lease ends and begins anew while the store is
+/// slow: it leaves, and then it is here.
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_comes_back_before_it_has_left_is_served() {
+    let store = inherited().await;
+    let mut home = Home::owner(&store).await;
+    filled(&home, 20).await;
+    store.slow.store(true, Ordering::Relaxed);
+    let shard = home.registrar.shard_of(&aor(5));
+    home.registers(5, 2);
+    // Asked behind the REGISTER: once it answers, the write is on its way.
+    assert!(home.registrar.inspect(&aor(5)).await.unwrap().is_some());
+    let gone = home.registrar.release(shard);
+    home.registrar.acquire(shard);
+    assert!(is_sent_on(&mut home, 5).await, "it leaves as long as the write is on its way");
+    store.slow.store(false, Ordering::Relaxed);
+    store.answer();
+    gone.await;
+    let served = async {
+        loop {
+            home.fetches(5);
+            match home.event().await {
+                HomeEvent::Registered(Ok(views)) if !views.is_empty() => return views.len(),
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(5), served).await, Ok(1));
+    assert_eq!(home.registrar.serving(), usize::from(SHARDS));
+}
+
+/// What is given after it was taken is there, whenever the taking is waited for.
+#[tokio::test]
+async fn a_shard_is_taken_when_it_is_said_and_not_when_that_is_waited_for() {
+    let store = inherited().await;
+    let mut home = Home::owner(&store).await;
+    let gone: Vec<_> = (0..SHARDS).map(|shard| home.registrar.release(shard)).collect();
+    assert_eq!(home.registrar.serving(), 0);
+    (0..SHARDS).for_each(|shard| home.registrar.acquire(shard));
+    for gone in gone {
+        gone.await;
+    }
+    for n in 0..20 {
+        home.fetches(n);
+        assert_eq!(home.bindings().await, 1);
+    }
+}
+
 #[tokio::test]
 async fn a_shard_given_twice_and_taken_twice_is_one_shard() {
     let store = inherited().await;

@@ -32,6 +32,8 @@ pub(super) struct Tenure {
     pub(super) filling: Option<Filling>,
     /// There once the shard is to go: told when nothing is on its way to the store any more.
     pub(super) leaving: Option<oneshot::Sender<()>>,
+    /// The shard came back to this node while it was leaving: it begins anew once it has left.
+    pub(super) returns: bool,
 }
 
 /// What is known of a shard that is not filled yet.
@@ -68,12 +70,12 @@ impl Tenure {
     /// Starts to fill `shard` in the background.
     pub(super) fn begin(number: u32, shard: Shard, node: &Arc<Node>, index: u16) -> Self {
         tokio::spawn(fill(Arc::clone(node), index, number));
-        Self { number, shard, filling: Some(Filling::default()), leaving: None }
+        Self { number, shard, filling: Some(Filling::default()), leaving: None, returns: false }
     }
 
     /// A shard that has all its records.
     pub(super) fn whole(number: u32, shard: Shard) -> Self {
-        Self { number, shard, filling: None, leaving: None }
+        Self { number, shard, filling: None, leaving: None, returns: false }
     }
 
     /// Whether an input about `aor` must wait. The first that waits has the record read.

@@ -25,7 +25,19 @@ pub struct Memory {
     pub broken: AtomicBool,
     /// Held by a test that wants shards to be filled slowly.
     pub loading: Mutex<()>,
+    /// Verdicts come when [`Memory::answer`] is called, and not at once.
+    pub slow: AtomicBool,
+    unanswered: Mutex<Vec<(u16, u64)>>,
     acks: Mutex<Option<Arc<dyn Acks>>>,
+}
+
+impl Memory {
+    /// Tells what became of the writes that a slow store has taken.
+    pub fn answer(&self) {
+        let acks = self.acks.lock().unwrap().clone().expect("attached");
+        let unanswered = std::mem::take(&mut *self.unanswered.lock().unwrap());
+        unanswered.into_iter().for_each(|(shard, write)| acks.written(shard, write, Ok(())));
+    }
 }
 
 impl Replica for Memory {
@@ -43,8 +55,10 @@ impl Replica for Memory {
             None => values.remove(&(shard, write.aor)),
         };
         drop(values);
-        let acks = self.acks.lock().unwrap().clone().expect("attached");
-        acks.written(shard, write.id, Ok(()));
+        self.unanswered.lock().unwrap().push((shard, write.id));
+        if !self.slow.load(Ordering::Relaxed) {
+            self.answer();
+        }
         Ok(())
     }
 

@@ -282,18 +282,18 @@ impl Driver {
             // The claim has set the store's epoch already.
             Output::Resume { .. } => {}
             Output::HandOver { shard, epoch } => {
-                let (store, registrar) = (Arc::clone(&self.store), self.registrar.clone());
-                let reports = self.reports.clone();
+                let (store, reports) = (Arc::clone(&self.store), self.reports.clone());
+                let gone = self.registrar.release(shard);
                 tokio::spawn(async move {
-                    registrar.release(shard).await;
+                    gone.await;
                     store.flush(shard).await;
                     let _ = reports.send(Report::Flushed { shard, epoch });
                 });
             }
             Output::Drop { shard } => {
                 self.store.disown(shard);
-                let registrar = self.registrar.clone();
-                tokio::spawn(async move { registrar.release(shard).await });
+                // It leaves at once; nobody waits until it has left.
+                drop(self.registrar.release(shard));
             }
         }
     }

@@ -286,15 +286,14 @@ impl Running {
         }
     }
 
-    /// Does what the shard wants done.
+    /// Does what the shard wants done, and lets it go when it is to go and has nothing under way.
     fn flush(&mut self, now: Now) {
-        while let Some(output) = self.tenure.as_mut().and_then(|tenure| tenure.shard.poll_output()) {
-            match output {
-                ShardOutput::Reply { to, event } => self.node.events.deliver(to, event),
-                ShardOutput::Write { write, aor, record } => self.write(now, Write { id: write, aor, value: record }),
-                ShardOutput::Push(order) => self.push(now, *order),
-                ShardOutput::HandIn { aor, promise } => self.node.replica.hand_in(self.index, &aor, *promise),
-            }
+        self.carry_out(now);
+        let has_left = |tenure: &&mut Tenure| tenure.leaving.is_some() && tenure.shard.is_settled();
+        if let Some(tenure) = self.tenure.as_mut().filter(has_left) {
+            // Not before: the last verdicts may have made promises of what was under way.
+            tenure.shard.hand_in();
+            self.carry_out(now);
         }
         if let Some(gone) = self.tenure.take_if(|tenure| tenure.leaving.is_some() && tenure.shard.is_settled())
             && let Some(done) = gone.leaving
@@ -307,6 +306,17 @@ impl Running {
         }
         let due = self.tenure.as_ref().and_then(|tenure| tenure.shard.poll_timeout());
         self.node.alarm.set(self.index, due);
+    }
+
+    fn carry_out(&mut self, now: Now) {
+        while let Some(output) = self.tenure.as_mut().and_then(|tenure| tenure.shard.poll_output()) {
+            match output {
+                ShardOutput::Reply { to, event } => self.node.events.deliver(to, event),
+                ShardOutput::Write { write, aor, record } => self.write(now, Write { id: write, aor, value: record }),
+                ShardOutput::Push(order) => self.push(now, *order),
+                ShardOutput::HandIn { aor, promise } => self.node.replica.hand_in(self.index, &aor, *promise),
+            }
+        }
     }
 
     fn write(&mut self, now: Now, write: Write) {

@@ -217,7 +217,8 @@ impl Shard {
         self.count();
     }
 
-    /// The shard goes to another node: whoever waits is told to ask there. Writes that have no verdict yet still get theirs.
+    /// The shard goes to another node: whoever waits is told to ask there. Writes that have no verdict yet still get theirs; once
+    /// they have, [`Shard::hand_in`] ends it.
     pub fn hand_over(&mut self, now: Now) {
         self.now = Some(now);
         let waited_for: Vec<Aor> = self.active.keys().cloned().collect();
@@ -228,7 +229,6 @@ impl Shard {
                 self.reply(waiter, HomeEvent::Moved);
             }
         }
-        self.hand_in();
         self.count();
     }
 

@@ -31,7 +31,7 @@ impl Home {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let mut config = RegistrarConfig::new(metrics.clone(), RuntimeMetrics::new(&registry).unwrap(), Fatal::new().0);
-        (config.shards, config.assigned) = (SHARDS, true);
+        (config.shards, config.assigned, config.shard.defers) = (SHARDS, true, true);
         let (sender, events) = tokio::sync::mpsc::unbounded_channel();
         let (services, flows) = (Arc::new(Services(Fate::Answered(Outcome::Accepted))), Arc::new(Gone::default()));
         let registrar =
@@ -279,4 +279,22 @@ async fn a_shard_given_twice_and_taken_twice_is_one_shard() {
         second.registrar.release(shard).await;
     }
     assert_eq!(second.metrics.bindings.get(), 0);
+}
+
+/// The store is away, and the shard is lost while a refresh is on its way there: it is answered all the same, and its promise goes to
+/// the next owner.
+#[tokio::test]
+async fn a_promise_made_on_leaving_is_handed_in() {
+    let store = inherited().await;
+    let mut home = Home::owner(&store).await;
+    filled(&home, 20).await;
+    store.slow.store(true, Ordering::Relaxed);
+    home.registers(7, 2);
+    home.registrar.inspect(&aor(7)).await.unwrap(); // the REGISTER was before this
+    let leaving = home.registrar.release(home.registrar.shard_of(&aor(7)));
+    store.answer_with(Err(reveille_registrar::StoreError::Unavailable));
+    leaving.await;
+    assert_eq!(home.bindings().await, 1);
+    let handed_in = store.handed_in.lock().unwrap();
+    assert_eq!((handed_in.len(), handed_in[0].base.bindings[0].cseq, handed_in[0].record.bindings[0].cseq), (1, 1, 2));
 }

@@ -74,8 +74,8 @@ impl Shard {
         }
     }
 
-    /// The shard is lost: what was promised goes to its next owner.
-    pub(super) fn hand_in(&mut self) {
+    /// The shard is gone: what was promised goes to its next owner.
+    pub fn hand_in(&mut self) {
         for (aor, base) in std::mem::take(&mut self.deferred.aors) {
             if let Some((base, record)) = base.zip(self.record(&aor)) {
                 let promise = Box::new(Promise { base, record });

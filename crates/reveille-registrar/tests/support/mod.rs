@@ -14,7 +14,7 @@ use reveille_push::{Outcome, Provider, PushJob, PushServices, PushTarget, Secret
 use reveille_registrar::{
     Acks, Aor, ContactUpdate, ContactsUpdate, FlowProbe, FlowRef, HomeEvent, HomeEvents, Liveness, NodeTag,
     RegisterRequest, Replica, StoreError, StoreFull, Transport, WorkerRef, Write,
-    replica::{Reading, RecordStream},
+    replica::{Promise, Reading, RecordStream},
 };
 
 /// Keeps values in a map and answers at once.
@@ -28,15 +28,22 @@ pub struct Memory {
     /// Verdicts come when [`Memory::answer`] is called, and not at once.
     pub slow: AtomicBool,
     unanswered: Mutex<Vec<(u16, u64)>>,
+    /// What was left for the next owner.
+    pub handed_in: Mutex<Vec<Promise>>,
     acks: Mutex<Option<Arc<dyn Acks>>>,
 }
 
 impl Memory {
     /// Tells what became of the writes that a slow store has taken.
     pub fn answer(&self) {
+        self.answer_with(Ok(()));
+    }
+
+    /// The same, with this verdict.
+    pub fn answer_with(&self, verdict: Result<(), StoreError>) {
         let acks = self.acks.lock().unwrap().clone().expect("attached");
         let unanswered = std::mem::take(&mut *self.unanswered.lock().unwrap());
-        unanswered.into_iter().for_each(|(shard, write)| acks.written(shard, write, Ok(())));
+        unanswered.into_iter().for_each(|(shard, write)| acks.written(shard, write, verdict));
     }
 }
 
@@ -60,6 +67,10 @@ impl Replica for Memory {
             self.answer();
         }
         Ok(())
+    }
+
+    fn hand_in(&self, _: u16, _: &Aor, promise: Promise) {
+        self.handed_in.lock().unwrap().push(promise);
     }
 
     fn load(&self, shard: u16) -> Result<RecordStream, StoreError> {

@@ -108,6 +108,8 @@ fn redis_config(
         wait_replicas: redis.wait_replicas.map(|(count, within)| WaitReplicas { count, within }),
         connect_timeout: redis.timeout,
         response_timeout: redis.timeout,
+        // A phone waits for its answer: what is not written by then is refused or promised, and tried again later.
+        write_timeout: redis.timeout * 2,
         ..RedisConfig::new(mode, cluster.name.clone(), node, settings::shards(config), keyring)
     })
 }

@@ -135,6 +135,7 @@ fn a_lost_shard_hands_in_what_it_promised() {
     registers_away(&mut stage, phone("198.51.100.8", 1));
     registers_away(&mut stage, phone("192.0.2.2", 2)); // refused: nothing was promised
     stage.shard.hand_over(stage.now);
+    stage.shard.hand_in();
     let turn = stage.give(ShardInput::Loaded(vec![]));
     let record = stage.shard.record(&aor()).unwrap();
     assert_eq!(turn.handed_in, [crate::replica::Promise { base, record }]);
@@ -143,6 +144,7 @@ fn a_lost_shard_hands_in_what_it_promised() {
     kept.registers(phone("192.0.2.1", 1));
     registers_away(&mut kept, phone("192.0.2.2", 2));
     kept.shard.hand_over(kept.now);
+    kept.shard.hand_in();
     assert!(kept.give(ShardInput::Loaded(vec![])).handed_in.is_empty());
 }
 

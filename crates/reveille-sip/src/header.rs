@@ -75,8 +75,8 @@ headers! {
     RAck "RAck",
     RSeq "RSeq",
     Warning "Warning",
-    /// Ours, between nodes: the binding that a phone's flow is that of.
-    ReveilleBinding "X-Reveille-Binding",
+    /// Ours, in answers between nodes.
+    Reveille "X-Reveille",
 }
 
 impl HeaderId {

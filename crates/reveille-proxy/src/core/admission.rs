@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     Core, Now,
     context::{Origin, Plan, Where},
+    moved::MOVED,
     register::Registration,
     reply::Reply,
     routes,
@@ -72,7 +73,8 @@ impl Core {
         }
         let loop_hash = loop_hash(request, shared.peers.own(), origin);
         if self.has_looped(request, loop_hash) {
-            return Err(Reply::new(482)); // RFC 5393 §4.2
+            let reply = Reply::new(482); // RFC 5393 §4.2
+            return Err(if origin.purpose == Purpose::Cluster { reply.with(HeaderId::Reveille, MOVED) } else { reply });
         }
         let unknown: Vec<&str> = request.values(HeaderId::ProxyRequire).filter(|tag| !tag.is_empty()).collect();
         if !unknown.is_empty() {

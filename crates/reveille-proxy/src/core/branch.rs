@@ -56,6 +56,9 @@ impl Core {
         if status == 430 && self.fall_back(now, id, branch) {
             return self.pump(now, id); // S-131: the flow failed, not the phone
         }
+        if self.went_round(id, branch, &message) && self.await_home(now, id, branch) {
+            return self.pump(now, id);
+        }
         if status == 503 && self.is_home_alone(id, branch) {
             return self.finish_with(now, id, 503); // our own overload, as if the home were here (S-082)
         }

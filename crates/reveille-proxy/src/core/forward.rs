@@ -186,7 +186,7 @@ pub(super) fn build_response(
         edit.append(*header, value);
     }
     if to != Purpose::Cluster {
-        edit.remove(HeaderId::ReveilleBinding);
+        edit.remove(HeaderId::Reveille);
     }
     // What a home answers to a REGISTER has been made for the phone that asked (P-049).
     if method != Method::Register {

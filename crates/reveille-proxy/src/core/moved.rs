@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use reveille_registrar::aor::Aor;
-use reveille_sip::message::Message;
+use reveille_sip::{header::HeaderId, message::Message};
 use reveille_transaction::{BranchId, ServerId};
 use smallvec::SmallVec;
 
@@ -18,7 +18,19 @@ use crate::ingress::Purpose;
 /// The pause before the shard's owner is looked for: whoever gave it up says so first and announces the new owner then.
 pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
+/// What a node says with 482 where a request that had been here came back from another node: its shard has moved to and fro. The edge it
+/// came in by asks anew.
+pub(super) const MOVED: &str = "moved";
+
 impl Core {
+    /// Whether an answer says that a request went round among nodes, and this is the one to ask anew.
+    pub(super) fn went_round(&mut self, id: u64, branch: BranchId, answer: &Message) -> bool {
+        answer.status() == Some(482)
+            && answer.value(HeaderId::Reveille) == Some(MOVED)
+            && self.contexts.get(&id).is_some_and(|context| context.origin.purpose != Purpose::Cluster)
+            && self.is_home_alone(id, branch)
+    }
+
     /// The shard that was asked is not here any more.
     pub(super) fn moved(&mut self, now: Now, id: u64) {
         let Some(context) = self.contexts.get_mut(&id) else { return };

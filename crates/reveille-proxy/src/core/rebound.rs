@@ -19,6 +19,9 @@ use super::{
 };
 use crate::{egress::Bound, ingress::Purpose};
 
+/// What a home says of a REGISTER's flow.
+const BINDING: &str = "binding=";
+
 impl Core {
     /// A REGISTER was accepted here: its flow is that of the binding it touched. Where the flow is another node's, the answer tells
     /// that node so, and goes no further with it.
@@ -27,7 +30,7 @@ impl Core {
             return reply;
         };
         if origin.purpose == Purpose::Cluster {
-            return reply.with(HeaderId::ReveilleBinding, key.0.to_string());
+            return reply.with(HeaderId::Reveille, format!("{BINDING}{}", key.0));
         }
         self.shared.flows.bind(&origin.flow, Bound { aor: aor.clone(), key });
         reply
@@ -35,7 +38,8 @@ impl Core {
 
     /// A REGISTER was accepted at its home, which is another node.
     pub(super) fn bind_by(&mut self, id: u64, answer: &Message) {
-        let key = answer.value(HeaderId::ReveilleBinding).and_then(|key| key.parse().ok()).map(BindingKey);
+        let said = answer.value(HeaderId::Reveille).and_then(|said| said.strip_prefix(BINDING));
+        let key = said.and_then(|key| key.parse().ok()).map(BindingKey);
         let Some((key, context)) = key.zip(self.contexts.get(&id)) else { return };
         if let Work::Deliver(delivery) = &context.work
             && let Where::Home(aor) = &delivery.plan.destination

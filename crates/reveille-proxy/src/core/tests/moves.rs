@@ -103,6 +103,35 @@ fn a_call_that_came_twice_is_one_call() {
     }
 }
 
+/// A shard that moves away and comes back while a call follows it: the call has gone round, and its edge asks anew. Nobody is refused,
+/// and a phone that says 482 of its own is believed.
+#[test]
+fn a_call_that_went_round_is_asked_anew() {
+    let mut field = Field::new();
+    field.node(EDGE).peer(on(EDGE, CALLER), &invite("z9hG4bKa"));
+    field.run();
+    let waiter = field.node(HOME).resolving();
+    field.tell(HOME, waiter, HomeEvent::Moved);
+    *field.owner.lock() = Some(FAR);
+    field.advance(Duration::from_millis(50));
+    let waiter = field.node(FAR).resolving();
+    *field.owner.lock() = Some(HOME);
+    field.tell(FAR, waiter, HomeEvent::Moved);
+    field.advance(Duration::from_millis(50)); // it goes round
+    field.advance(Duration::from_millis(150)); // and is asked anew
+    assert_eq!(field.statuses(on(EDGE, CALLER)), [100]);
+    let waiter = field.node(HOME).resolving();
+    let binding = field.binding(false);
+    field.tell(HOME, waiter, HomeEvent::Resolved { targets: vec![binding], waiting: vec![], known: true });
+    let rings = field.at(on(FAR, PHONE));
+    assert_eq!(rings.len(), 1);
+    field.node(FAR).peer(on(FAR, PHONE), &answer(&rings[0], 482));
+    field.run();
+    field.advance(Duration::from_secs(1));
+    assert_eq!(field.statuses(on(EDGE, CALLER)), [482]);
+    assert!(field.at(on(FAR, PHONE)).iter().all(|message| message.method_name() == "ACK"));
+}
+
 /// A shard that comes back to the very node that gave it up.
 #[test]
 fn a_call_that_followed_its_shard_home() {

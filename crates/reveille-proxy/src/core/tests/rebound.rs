@@ -29,7 +29,7 @@ fn talking(field: &mut Field) -> Vec<String> {
     let reply = ask.reply;
     field.tell(HOME, reply, registered("sip:alice@198.51.100.1:5070"));
     let told = field.at(on(FAR, PHONE));
-    assert!(told.iter().all(|message| !message.has(HeaderId::ReveilleBinding)), "that is between nodes");
+    assert!(told.iter().all(|message| !message.has(HeaderId::Reveille)), "that is between nodes");
     let (_, ring) = field.ringing(false);
     field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
     field.run();

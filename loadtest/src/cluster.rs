@@ -252,6 +252,10 @@ impl Cluster {
             if status["standing"] != "live" {
                 return Ok(Some(format!("{} is {}", place.name, status["standing"])));
             }
+            // What was promised while Redis was away is nowhere but in that node's memory until it is written.
+            if status["deferred"] != 0 {
+                return Ok(Some(format!("{} has {} records to write", place.name, status["deferred"])));
+            }
             if status["owned"] != SHARDS {
                 return Ok(Some(format!("{} sees {} shards owned", place.name, status["owned"])));
             }

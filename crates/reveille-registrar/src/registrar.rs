@@ -220,6 +220,11 @@ impl Registrar {
         slots.filter(|(slot, owned)| owned.load(Ordering::Acquire) && slot.load().is_some()).count()
     }
 
+    /// Records that are newer in memory than in the replica, which is away.
+    pub fn deferred(&self) -> u64 {
+        u64::try_from(self.0.node.metrics.deferred.get()).unwrap_or(0)
+    }
+
     /// This node owns `shard` from now on, as far as it knows, and serves it at once: what is asked for is read from the
     /// replica first, the rest follows in the background.
     pub fn acquire(&self, shard: u16) {

@@ -59,11 +59,12 @@ pub async fn drain(config: &Config, node: &str) -> anyhow::Result<()> {
 
 fn readable_cluster(status: &Status) -> String {
     let mut text = format!(
-        "seen by {} ({}): {} of {} shards have an owner\n\n{:<20} {:<10} {:>6} {:>7} {:>7}  {:<10} {:<22} state\n",
+        "seen by {} ({}): {} of {} shards have an owner, {} records wait for Redis\n\n{:<20} {:<10} {:>6} {:>7} {:>7}  {:<10} {:<22} state\n",
         status.node,
         status.standing,
         status.owned,
         status.shards,
+        status.deferred,
         "node",
         "roles",
         "shards",
@@ -189,6 +190,7 @@ mod tests {
             shards: 1024,
             owned: 1024,
             in_memory: 512,
+            deferred: 3,
             map_version: 9,
             nodes: vec![node("sip-1", false), node("sip-2", true), node("", false)],
         });

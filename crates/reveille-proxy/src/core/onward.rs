@@ -210,7 +210,8 @@ impl Core {
         }
         let Work::Deliver(delivery) = std::mem::replace(&mut context.work, Work::Answered) else { return };
         self.forget_if_over(id);
-        match self.admit_register(now, &delivery.request, &origin) {
+        // Its credentials have been seen: a second look would take them for a replay (S-147).
+        match self.check_contacts(&delivery.request, &origin, aor) {
             Ok(registration) => {
                 let id = self.begin_register(now, server, delivery.request, &origin, registration);
                 if let Some(context) = id.and_then(|id| self.contexts.get_mut(&id)) {

@@ -91,7 +91,7 @@ impl Core {
         self.settle_verdict(now, verdict, HeaderId::WwwAuthenticate, 401).map(Some)
     }
 
-    fn check_contacts(&self, request: &Message, origin: &Origin, aor: &Aor) -> Result<Registration, Reply> {
+    pub(super) fn check_contacts(&self, request: &Message, origin: &Origin, aor: &Aor) -> Result<Registration, Reply> {
         let limits = &self.shared.settings.registration;
         let path = if origin.purpose == Purpose::Public {
             Vec::new() // S-230: a stranger's Path never reaches storage

@@ -119,7 +119,10 @@ impl Driver {
                 self.lease.leave(now);
             }
             Command::AskToDrain(node) => self.tell_all(now, DRAIN, node.0.to_string()),
-            Command::Status(reply) => _ = reply.send(Status::of(&self.own, &self.lease, &self.ownership, now)),
+            Command::Status(reply) => {
+                let deferred = self.registrar.deferred();
+                let _ = reply.send(Status::of(&self.own, &self.lease, &self.ownership, deferred, now));
+            }
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Status {
     pub owned: usize,
     /// Those that this node serves.
     pub in_memory: usize,
+    /// Records that are newer in this node's memory than in Redis.
+    pub deferred: u64,
     /// Counts the changes of the map that this node has seen.
     pub map_version: u64,
     /// Every node with a lease.
@@ -49,7 +51,7 @@ pub struct NodeStatus {
 
 impl Status {
     /// What the node `own` sees at this moment.
-    pub(super) fn of(own: &NodeInfo, lease: &OwnLease, ownership: &Ownership, now: Instant) -> Self {
+    pub(super) fn of(own: &NodeInfo, lease: &OwnLease, ownership: &Ownership, deferred: u64, now: Instant) -> Self {
         let mut owned: BTreeMap<u32, usize> = BTreeMap::new();
         let map = ownership.map();
         for tag in (0..map.shards()).filter_map(|shard| map.owner(shard)) {
@@ -79,6 +81,7 @@ impl Status {
             shards: usize::from(map.shards()),
             owned: owned.values().sum(),
             in_memory: ownership.count(),
+            deferred,
             map_version: map.version(),
             nodes: nodes.collect(),
         }

@@ -138,7 +138,7 @@ async fn redis_may_go_and_come_back() {
     field.redis.restart();
     field.settled().await;
     assert_eq!(field.home_of("alice").await, home);
-    field.node(home).until_metric("reveille_registrar_deferred", 0.0).await;
+    field.node(home).until_metric_falls("reveille_registrar_deferred", 0.0).await;
     // Another home may take a little longer to have its shards back.
     let give_up = tokio::time::Instant::now() + PATIENCE;
     while bob.register(3600).await.unwrap().code() != 200 {

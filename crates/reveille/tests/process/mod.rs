@@ -172,6 +172,18 @@ impl Server {
         }
     }
 
+    /// Waits until a metric is no more than this.
+    pub(crate) async fn until_metric_falls(&self, name: &str, most: f64) {
+        let reached = async {
+            while self.metric(name).await > most {
+                sleep(POLL).await;
+            }
+        };
+        if timeout(PATIENCE, reached).await.is_err() {
+            panic!("{name} is {} and not {most}: {}", self.metric(name).await, self.tail());
+        }
+    }
+
     /// Processor time used so far, user and system together, to 10 ms.
     pub(crate) fn cpu(&self) -> Duration {
         let (user, system) = self.cpu_split();

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use reveille_registrar::shard::{HomeEvent, ShardInput};
 use reveille_sip::header::HeaderId;
 
 use super::bench::{Bench, invite, settings, tls, udp};
@@ -112,4 +113,38 @@ fn loops_are_found() {
     let text = String::from_utf8(forwarded.bytes().to_vec()).unwrap().replace("\r\n", "\n");
     bench.peer(tls(9), &text.replace("z9hG4bKa", "z9hG4bKzz"));
     assert!(bench.statuses(tls(9)).contains(&482));
+}
+
+/// S-147: credentials are looked at once. A REGISTER whose shard moves, and comes back to this node, is not taken for a replay.
+#[test]
+fn s147_a_register_that_follows_its_shard_is_not_challenged_again() {
+    use sha2::{Digest as _, Sha256};
+    let mut bench = guarded();
+    let register = |authorization: &str| {
+        format!(
+            "\nREGISTER sip:example.com SIP/2.0\nVia: SIP/2.0/TLS 192.0.2.7:5061;branch=z9hG4bK{}\nMax-Forwards: 70\n\
+             From: <sip:bob@example.com>;tag=a\nTo: <sip:bob@example.com>\nCall-ID: r\nCSeq: 1 REGISTER\n{authorization}\
+             Contact: <sip:bob@192.0.2.7:5061;transport=tls>\nContent-Length: 0\n\n",
+            authorization.len()
+        )
+    };
+    bench.public(tls(1), &register(""));
+    let challenge = bench.sent().remove(0).1;
+    let challenge = challenge.value(HeaderId::WwwAuthenticate).unwrap().to_owned();
+    let nonce = challenge.split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
+    let hash = |text: String| hex::encode(Sha256::digest(text));
+    let (first, second) = (hash("bob:example.com:secret".into()), hash("REGISTER:sip:example.com".into()));
+    let response = hash(format!("{first}:{nonce}:00000001:c:auth:{second}"));
+    let authorization = format!(
+        "Authorization: Digest username=\"bob\", realm=\"example.com\", nonce=\"{nonce}\", uri=\"sip:example.com\", \
+         algorithm=SHA-256, qop=auth, nc=00000001, cnonce=\"c\", response=\"{response}\"\n"
+    );
+    bench.public(tls(1), &register(&authorization));
+    for _ in 0..2 {
+        let asked = bench.asked();
+        let [ShardInput::Register(ask)] = asked.as_slice() else { panic!("{:?}", bench.statuses(tls(1))) };
+        bench.home(ask.reply, HomeEvent::Moved);
+        bench.advance(std::time::Duration::from_millis(150));
+    }
+    assert!(bench.statuses(tls(1)).iter().all(|status| *status == 100));
 }

@@ -102,8 +102,15 @@ impl Drop for Server {
 }
 
 /// Sends one command in the plain protocol; nested replies come as lines.
+///
+/// A server that reads its files again listens before it answers, which is waited for.
 pub(crate) fn say(port: u16, command: &[&str]) -> String {
-    try_say(port, command).unwrap()
+    let mut answer = String::new();
+    until("the server has read its files", || {
+        answer = try_say(port, command).unwrap();
+        !answer.starts_with("-LOADING")
+    });
+    answer
 }
 
 pub(crate) fn try_say(port: u16, command: &[&str]) -> std::io::Result<String> {

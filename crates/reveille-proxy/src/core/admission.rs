@@ -125,7 +125,8 @@ impl Core {
         if !(set.vouched && request.to_tag().is_some()) {
             self.authenticate_caller(now, request, origin)?;
         }
-        let rebound = set.rebound.filter(|_| request.to_tag().is_some());
+        let leads_to_flow = set.flow.is_some() || set.onward.is_some();
+        let rebound = set.rebound.filter(|_| leads_to_flow && request.to_tag().is_some());
         let is_gone = match (&set.flow, set.onward) {
             (Some(flow), _) => set.lost || flows.liveness(flow) == Liveness::Gone,
             (None, Some(node)) => set.lost || shared.peers.destination(node).is_none(),

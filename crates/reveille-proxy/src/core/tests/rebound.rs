@@ -140,6 +140,25 @@ fn a_lost_flow_without_a_binding_is_lost() {
     assert_eq!(field.statuses(on(EDGE, CALLER)), [500]);
 }
 
+/// A value that only says where a request comes from names the sender's binding, and not the one it is for.
+#[test]
+fn the_senders_own_binding_is_not_where_a_request_goes() {
+    let mut field = Field::new();
+    *field.owner.lock() = Some(FAR);
+    field.node(FAR).peer(on(FAR, PHONE), &register());
+    let asked = field.node(FAR).asked();
+    let [ShardInput::Register(ask)] = asked.as_slice() else { panic!("the home is asked once") };
+    let reply = ask.reply;
+    field.tell(FAR, reply, registered("sip:alice@198.51.100.1:5070"));
+    let token = field.node(FAR).flows.seal(&on(FAR, PHONE));
+    let route = vec![format!("<sip:{token}@edge.test:5061;transport=tls;lr>")];
+    let request =
+        in_dialog("INFO", "z9hG4bKinfo", &route).replace("sip:someone@192.0.2.200:5099", "sip:bob@example.com");
+    field.node(FAR).peer(on(FAR, PHONE), &request);
+    let asked = field.node(FAR).asked();
+    assert!(matches!(asked.as_slice(), [ShardInput::Resolve(ask)] if ask.aor.as_str() == "bob@example.com"));
+}
+
 /// On one node alone: the phone has come back over another connection.
 #[test]
 fn a_bye_arrives_on_one_node() {

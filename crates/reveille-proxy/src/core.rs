@@ -134,6 +134,7 @@ impl Core {
                 self.shared.metrics.dropped("malformed_response"); // S-019
                 return;
             }
+            let message = rebound::unspoken(message, &origin);
             self.transactions.receive(now.mono, message, origin.flow, reliable);
             return self.settle(now, None);
         }

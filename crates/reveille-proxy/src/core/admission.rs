@@ -127,9 +127,11 @@ impl Core {
         }
         let leads_to_flow = set.flow.is_some() || set.onward.is_some();
         let rebound = set.rebound.filter(|_| leads_to_flow && request.to_tag().is_some());
+        // Of its own flows a node knows by itself; of others' only a node that met the end may say so.
+        let lost = set.lost && origin.purpose == Purpose::Cluster;
         let is_gone = match (&set.flow, set.onward) {
-            (Some(flow), _) => set.lost || flows.liveness(flow) == Liveness::Gone,
-            (None, Some(node)) => set.lost || shared.peers.destination(node).is_none(),
+            (Some(flow), _) => flows.liveness(flow) == Liveness::Gone,
+            (None, Some(node)) => lost || shared.peers.destination(node).is_none(),
             (None, None) => false,
         };
         let mut own_routes = set.own;

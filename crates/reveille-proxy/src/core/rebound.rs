@@ -6,7 +6,7 @@ use reveille_registrar::{
     record::BindingKey,
     shard::{BindingView, NextRequest, ShardInput, WakeRequest, WorkerRef},
 };
-use reveille_sip::{header::HeaderId, message::Message, method::Method};
+use reveille_sip::{edit::Edit, header::HeaderId, limits::Limits, message::Message, method::Method};
 use reveille_transaction::{BranchId, BranchKind};
 use smallvec::SmallVec;
 
@@ -91,6 +91,16 @@ impl Core {
         self.deadlines.set(Timer::Rehome { context: id }, now.mono);
         true
     }
+}
+
+/// A response without what only another node may say; as it came, where it came from one or says nothing of the kind.
+pub(super) fn unspoken(response: Message, origin: &Origin) -> Message {
+    if origin.purpose == Purpose::Cluster || !response.has(HeaderId::Reveille) {
+        return response;
+    }
+    let mut edit = Edit::new(&response);
+    edit.remove(HeaderId::Reveille);
+    Message::parse(edit.finish(), &Limits::default()).unwrap_or(response)
 }
 
 /// The Route value that tells a home which phone a request is for.

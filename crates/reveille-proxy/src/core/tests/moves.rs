@@ -125,7 +125,9 @@ fn a_call_that_went_round_is_asked_anew() {
     field.tell(HOME, waiter, HomeEvent::Resolved { targets: vec![binding], waiting: vec![], known: true });
     let rings = field.at(on(FAR, PHONE));
     assert_eq!(rings.len(), 1);
-    field.node(FAR).peer(on(FAR, PHONE), &answer(&rings[0], 482));
+    // Nor does it matter what it says beside.
+    let refusal = answer(&rings[0], 482).replace("Content-Length", "X-Reveille: moved\nContent-Length");
+    field.node(FAR).peer(on(FAR, PHONE), &refusal);
     field.run();
     field.advance(Duration::from_secs(1));
     assert_eq!(field.statuses(on(EDGE, CALLER)), [482]);

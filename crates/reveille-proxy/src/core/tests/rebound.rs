@@ -112,6 +112,20 @@ fn a_bye_arrives_though_the_phone_has_a_new_connection() {
     assert_eq!(field.statuses(on(EDGE, CALLER)), [200]);
 }
 
+/// A caller cannot have a phone looked for whose flow is open.
+#[test]
+fn only_nodes_say_that_a_flow_is_lost() {
+    let mut field = Field::new();
+    let mut route = talking(&mut field);
+    for value in &mut route {
+        *value = value.replace(";lr>", ";lr;rv-lost>");
+    }
+    field.node(EDGE).public(on(EDGE, CALLER), &bye(&route));
+    field.run();
+    assert!(field.node(HOME).asked().is_empty());
+    assert_eq!(field.at(on(FAR, PHONE)).len(), 1, "it goes the way it would have gone");
+}
+
 /// P-081: a phone that cannot be found, or no home in time, ends the request and not the dialog.
 #[test]
 fn p081_a_phone_that_is_not_found_does_not_end_the_dialog() {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use reveille_proxy::{
-    egress::{Bound, Destination, Flows, LocalAddress, SendError, TokenError},
+    egress::{Bound, Destination, Flows, LocalAddress, SendError, TokenError, Trust},
     ingress::{Ingress, Purpose},
 };
 use reveille_registrar::flow::{FlowProbe, FlowRef, Liveness, NodeTag, Transport};
@@ -99,6 +99,8 @@ pub(crate) struct Link {
     pub(crate) queue: SendQueue,
     /// The binding that last registered over it.
     bound: ArcSwapOption<Bound>,
+    /// Whom its peer has proved to be.
+    trusted: ArcSwapOption<Trust>,
     /// Our end; unknown while a connection is being made.
     pub(crate) local: OnceLock<SocketAddr>,
     id: u64,
@@ -270,6 +272,7 @@ impl FlowTable {
             purpose,
             queue: SendQueue::new(self.queue_messages, self.queue_bytes),
             bound: ArcSwapOption::empty(),
+            trusted: ArcSwapOption::empty(),
             local,
             id,
             listener,
@@ -391,6 +394,16 @@ impl Flows for FlowTable {
         {
             link.bound.store(Some(Arc::new(binding)));
         }
+    }
+
+    fn trust(&self, flow: &FlowRef, user: Option<Trust>) {
+        if let Some(link) = self.stream(flow) {
+            link.trusted.store(user.map(Arc::new));
+        }
+    }
+
+    fn trusted(&self, flow: &FlowRef) -> Option<Trust> {
+        self.stream(flow)?.trusted.load().as_deref().cloned()
     }
 
     fn unseal_binding(&self, token: &str) -> Option<Bound> {

@@ -4,7 +4,7 @@
 //! *edge* half (`admission`, `routes`) decides who may say what and whose business a request is; the *home* half
 //! (`register`, `deliver`) talks to the shard that owns the address-of-record. What was let through is forked in
 //! `branch`, ended in `outcome` and rewritten in `forward`. What is another node's business goes `onward`;
-//! what comes a second time meets its first copy in `twins`.
+//! what comes a second time meets its first copy in `twins`; whom a flow may speak for is in `trust`.
 
 mod admission;
 mod branch;
@@ -20,6 +20,7 @@ mod reply;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod twins;
 
 use std::{

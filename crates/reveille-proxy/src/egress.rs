@@ -39,6 +39,12 @@ pub trait Flows: FlowProbe {
     /// found when the flow, or its node, is gone. No-op for datagram flows and for flows that are gone.
     fn bind(&self, flow: &FlowRef, binding: Bound);
 
+    /// Sets for whom a flow may speak without further proof, or for nobody (S-156). No-op for datagram flows and for flows that are gone.
+    fn trust(&self, flow: &FlowRef, user: Option<Trust>);
+
+    /// For whom a flow may speak.
+    fn trusted(&self, flow: &FlowRef) -> Option<Trust>;
+
     /// The binding that a token names beside its flow.
     fn unseal_binding(&self, token: &str) -> Option<Bound>;
 
@@ -56,6 +62,15 @@ pub struct Bound {
     pub aor: Aor,
     /// Which.
     pub key: BindingKey,
+}
+
+/// For whom a flow may speak without further proof, since a REGISTER on it was authenticated (RFC 5626 §15).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// Whose requests.
+    pub aor: Aor,
+    /// Until when, in seconds since 1970: the end of the registration.
+    pub until: u64,
 }
 
 /// Where to connect to.

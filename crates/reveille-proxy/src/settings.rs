@@ -21,6 +21,8 @@ pub struct Settings {
     pub registration: RegistrationSettings,
     /// How long requests wait for a phone to wake.
     pub wake: WakeSettings,
+    /// Whether a flow on which a REGISTER was authenticated may speak for its user without a challenge for each request (S-156).
+    pub trust_registered_flow: bool,
     /// Networks that count as strongly protected without TLS (P-112).
     pub strong_alternative: Vec<IpNet>,
     /// What we call ourselves in `Server`; empty: the header is left out (S-224).

@@ -185,11 +185,15 @@ impl Core {
             return Ok(());
         }
         let Some(auth) = self.shared.auth.clone() else { return Ok(()) };
+        let from = request.from().ok().and_then(|f| Uri::parse(f.uri).ok()).ok_or_else(|| Reply::new(400))?;
+        let claimed = Aor::from_uri(&from, &self.shared.settings.aliases);
+        if claimed.as_ref().is_ok_and(|claimed| self.is_trusted(now, origin, claimed)) {
+            return Ok(());
+        }
         let lines = request.lines(HeaderId::ProxyAuthorization);
         let verdict = auth.verify(now.unix, request.method_name(), request.request_uri(), lines, &request.body());
         let user = self.settle_verdict(now, verdict, HeaderId::ProxyAuthenticate, 407)?;
-        let from = request.from().ok().and_then(|f| Uri::parse(f.uri).ok()).ok_or_else(|| Reply::new(400))?;
-        let claimed = Aor::from_uri(&from, &self.shared.settings.aliases).map_err(|_| Reply::new(403))?;
+        let claimed = claimed.map_err(|_| Reply::new(403))?;
         let own = self.shared.settings.is_our_domain(from.host()) && user_of(&claimed) == user;
         own.then_some(()).ok_or_else(|| Reply::new(403))
     }

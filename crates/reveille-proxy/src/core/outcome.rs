@@ -60,7 +60,7 @@ impl Core {
     /// Passes a response to whoever asked.
     pub(super) fn send_up(&mut self, now: Now, id: u64, message: &Message, challenges: &[(HeaderId, String)]) {
         let status = message.status().unwrap_or(500);
-        self.bind_by(id, message);
+        self.bind_by(now, id, message);
         let Some(context) = self.contexts.get(&id) else { return };
         let (server, method, to) = (context.server, context.method, context.origin.purpose);
         let joined = match &context.work {

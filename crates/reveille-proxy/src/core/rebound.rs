@@ -19,35 +19,63 @@ use super::{
 };
 use crate::{egress::Bound, ingress::Purpose};
 
-/// What a home says of a REGISTER's flow.
+/// What a home says of a REGISTER's flow: the binding and its lifetime in seconds, or that there is none any more.
 const BINDING: &str = "binding=";
+const EXPIRES: &str = ";expires=";
+const NONE: &str = "none";
 
 impl Core {
     /// A REGISTER was accepted here: its flow is that of the binding it touched. Where the flow is another node's, the answer tells
     /// that node so, and goes no further with it.
-    pub(super) fn bind(&self, origin: &Origin, aor: &Aor, bindings: &[BindingView], reply: Reply) -> Reply {
-        let Some(key) = bindings.iter().find(|binding| binding.updated_now).map(|binding| binding.key) else {
-            return reply;
-        };
-        if origin.purpose == Purpose::Cluster {
-            return reply.with(HeaderId::Reveille, format!("{BINDING}{}", key.0));
+    pub(super) fn bind(
+        &self,
+        now: Now,
+        origin: &Origin,
+        aor: &Aor,
+        request: &Message,
+        bindings: &[BindingView],
+        reply: Reply,
+    ) -> Reply {
+        let touched = bindings.iter().find(|binding| binding.updated_now);
+        if touched.is_none() && !request.has(HeaderId::Contact) {
+            return reply; // only asked what is registered
         }
-        self.shared.flows.bind(&origin.flow, Bound { aor: aor.clone(), key });
+        if origin.purpose == Purpose::Cluster {
+            let said = touched.map_or_else(
+                || format!("{BINDING}{NONE}"),
+                |binding| format!("{BINDING}{}{EXPIRES}{}", binding.key.0, binding.expires_in),
+            );
+            return reply.with(HeaderId::Reveille, said);
+        }
+        self.bind_flow(now, origin, aor, touched.map(|binding| (binding.key, binding.expires_in)));
         reply
     }
 
     /// A REGISTER was accepted at its home, which is another node.
-    pub(super) fn bind_by(&mut self, id: u64, answer: &Message) {
+    pub(super) fn bind_by(&mut self, now: Now, id: u64, answer: &Message) {
         let said = answer.value(HeaderId::Reveille).and_then(|said| said.strip_prefix(BINDING));
-        let key = said.and_then(|key| key.parse().ok()).map(BindingKey);
-        let Some((key, context)) = key.zip(self.contexts.get(&id)) else { return };
+        let Some((said, context)) = said.zip(self.contexts.get(&id)) else { return };
         if let Work::Deliver(delivery) = &context.work
             && let Where::Home(aor) = &delivery.plan.destination
             && context.method == Method::Register
             && context.origin.purpose != Purpose::Cluster
             && answer.status().is_some_and(|status| status < 300)
         {
-            self.shared.flows.bind(&context.origin.flow, Bound { aor: aor.clone(), key });
+            let touched = said
+                .split_once(EXPIRES)
+                .and_then(|(key, lifetime)| Some((BindingKey(key.parse().ok()?), lifetime.parse().ok()?)));
+            if touched.is_some() || said == NONE {
+                self.bind_flow(now, &context.origin, aor, touched);
+            }
+        }
+    }
+
+    /// Notes what a flow of this node stands for now: a binding with its lifetime in seconds, or none.
+    fn bind_flow(&self, now: Now, origin: &Origin, aor: &Aor, touched: Option<(BindingKey, u64)>) {
+        let flows = &*self.shared.flows;
+        self.vouch(now, origin, aor, touched.map(|(_, lifetime)| lifetime));
+        if let Some((key, _)) = touched {
+            flows.bind(&origin.flow, Bound { aor: aor.clone(), key });
         }
     }
 

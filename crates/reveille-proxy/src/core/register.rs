@@ -319,7 +319,7 @@ impl Core {
             Ok(bindings) => {
                 self.shared.metrics.registered((now.mono - started).as_secs_f64());
                 let reply = self.registered_ok(now, &request, &bindings, &announcements, &targets, outbound);
-                self.bind(&origin, &aor, &bindings, reply)
+                self.bind(now, &origin, &aor, &request, &bindings, reply)
             }
             Err(error) => {
                 tracing::debug!(aor = %aor.redacted(), %error, "registration refused");

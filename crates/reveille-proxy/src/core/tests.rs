@@ -1,6 +1,7 @@
 //! Scenarios on one worker's core: what the network says, what homes say, and what leaves.
 
 mod bench;
+mod bob;
 mod calls;
 mod dialogs;
 mod moves;
@@ -8,4 +9,5 @@ mod nodes;
 mod rebound;
 mod refusals;
 mod registrations;
+mod trust;
 mod workers;

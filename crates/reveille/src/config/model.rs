@@ -144,6 +144,8 @@ pub struct Digest {
     pub nonce_ttl: Duration,
     /// Whether answers without `qop` are taken, with MD5 only (S-144).
     pub allow_no_qop: bool,
+    /// Whether a connection on which a REGISTER was authenticated speaks for its user (S-156).
+    pub trust_registered_flow: bool,
     /// The users file.
     pub users: PathBuf,
 }

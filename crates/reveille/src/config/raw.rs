@@ -90,6 +90,8 @@ section! {
         nonce_ttl: Span = Span::secs(300),
         /// Accepts old clients that answer without `qop`. Needs `MD5` among `algorithms`.
         allow_no_qop: bool = false,
+        /// Trusts a TLS connection to speak for the user whose REGISTER on it was accepted, until that registration ends (RFC 5626, section 15): calls and messages on it are not challenged. Off, each is.
+        trust_registered_flow: bool = false,
         /// Where users are found.
         users: Users = Users::default(),
     }

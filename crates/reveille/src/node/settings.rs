@@ -54,6 +54,7 @@ pub(super) fn proxy(config: &Config) -> Settings {
             request_wait: push.request_wait,
             flow_patience: push.flow_patience,
         },
+        trust_registered_flow: config.auth.digest.as_ref().is_some_and(|digest| digest.trust_registered_flow),
         strong_alternative: config.strong_alternatives.iter().map(|alternative| alternative.net).collect(),
         server_header: config.node.server_header.clone(),
         retry_after: seconds(config.limits.retry_after_min),

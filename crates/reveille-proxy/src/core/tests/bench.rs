@@ -30,7 +30,7 @@ use reveille_transaction::TimerConfig;
 use crate::{
     auth::Digest,
     core::{Core, Shared},
-    egress::{Bound, Destination, Flows, LocalAddress, SendError, TokenError},
+    egress::{Bound, Destination, Flows, LocalAddress, SendError, TokenError, Trust},
     home::{HomeBusy, Homes},
     ingress::{Inbound, Purpose},
     metrics::Metrics,
@@ -70,6 +70,7 @@ pub(super) struct FakeFlows {
     /// Shared by the nodes of one cluster, as the keys of tokens are.
     pub(super) tokens: Tokens,
     bound: Mutex<HashMap<FlowRef, Bound>>,
+    trusted: Mutex<HashMap<FlowRef, Trust>>,
     /// The node, and how many connections it may open to others.
     node: NodeTag,
 }
@@ -114,6 +115,15 @@ impl Flows for FakeFlows {
     }
     fn bind(&self, flow: &FlowRef, binding: Bound) {
         self.bound.lock().insert(*flow, binding);
+    }
+    fn trust(&self, flow: &FlowRef, user: Option<Trust>) {
+        match user {
+            Some(user) => drop(self.trusted.lock().insert(*flow, user)),
+            None => drop(self.trusted.lock().remove(flow)),
+        }
+    }
+    fn trusted(&self, flow: &FlowRef) -> Option<Trust> {
+        self.trusted.lock().get(flow).cloned()
     }
     fn unseal_binding(&self, token: &str) -> Option<Bound> {
         self.tokens.lock().get(token).and_then(|(_, bound)| bound.clone())
@@ -197,6 +207,7 @@ pub(super) fn settings() -> Settings {
             request_wait: Duration::from_secs(10),
             flow_patience: Duration::from_secs(2),
         },
+        trust_registered_flow: false,
         strong_alternative: Vec::new(),
         server_header: String::new(),
         retry_after: 5,
@@ -223,7 +234,12 @@ impl Bench {
         Self::among(settings(), None, Arc::new(flows), peers)
     }
 
-    fn among(settings: Settings, auth: Option<Digest>, flows: Arc<FakeFlows>, peers: Arc<dyn Peers>) -> Self {
+    pub(super) fn among(
+        settings: Settings,
+        auth: Option<Digest>,
+        flows: Arc<FakeFlows>,
+        peers: Arc<dyn Peers>,
+    ) -> Self {
         let homes = Arc::new(FakeHomes::default());
         let shared = Arc::new(Shared {
             settings,
@@ -257,9 +273,7 @@ impl Bench {
     }
 
     fn receive(&mut self, flow: FlowRef, purpose: Purpose, text: &str) {
-        let wire = text.trim_start().replace('\n', "\r\n");
-        let message = Message::parse(Bytes::from(wire), &Limits::default()).expect("a well-formed test message");
-        self.take(flow, purpose, message);
+        self.take(flow, purpose, message(text));
     }
 
     fn take(&mut self, flow: FlowRef, purpose: Purpose, message: Message) {
@@ -321,6 +335,12 @@ impl Bench {
         assert_eq!(to.worker, 3);
         self.core.home_answer(self.now, to.context, event);
     }
+}
+
+/// What a test wrote, as it would come off a connection.
+pub(super) fn message(text: &str) -> Message {
+    let wire = text.trim_start().replace('\n', "\r\n");
+    Message::parse(Bytes::from(wire), &Limits::default()).expect("a well-formed test message")
 }
 
 /// A binding of alice's, reachable on `flow`.

@@ -29,9 +29,9 @@ pub(super) const CALLER: u64 = 1;
 pub(super) const PHONE: u64 = 8;
 
 /// Who owns every shard, for all nodes alike.
-struct Table {
-    own: u32,
-    owner: Arc<Mutex<Option<u32>>>,
+pub(super) struct Table {
+    pub(super) own: u32,
+    pub(super) owner: Arc<Mutex<Option<u32>>>,
 }
 
 impl Peers for Table {

@@ -5,26 +5,10 @@ use std::sync::atomic::Ordering;
 use reveille_registrar::shard::{HomeEvent, ShardInput};
 use reveille_sip::header::HeaderId;
 
-use super::bench::{Bench, invite, settings, tls, udp};
-use crate::auth::{Algorithm, Digest, DigestConfig, Ha1, NonceKeys, Users, ha1};
-
-/// One user of one realm.
-struct Bob;
-
-impl Users for Bob {
-    fn ha1(&self, user: &str, realm: &str, algorithm: Algorithm) -> Option<Ha1> {
-        (user == "bob").then(|| Ha1::from_hex(&ha1(user, realm, "secret", algorithm), algorithm)).flatten()
-    }
-    fn exists(&self, user: &str) -> bool {
-        user == "bob"
-    }
-}
-
-fn guarded() -> Bench {
-    let config =
-        DigestConfig { realm: "example.com".into(), algorithms: vec![Algorithm::Sha256], ..DigestConfig::default() };
-    Bench::with(settings(), Some(Digest::new(config, std::sync::Arc::new(Bob), NonceKeys::random().unwrap())))
-}
+use super::{
+    bench::{Bench, invite, settings, tls, udp},
+    bob,
+};
 
 fn statuses(bench: &mut Bench, text: &str) -> Vec<u16> {
     bench.peer(udp(5060), text);
@@ -66,7 +50,7 @@ fn unsupported_tags_are_listed() {
 /// S-092: a probe needs no account; a draining node says so.
 #[test]
 fn options_probe() {
-    let mut bench = guarded();
+    let mut bench = bob::guarded(settings());
     let probe =
         invite("z9hG4bKo").replace("INVITE", "OPTIONS").replace("sip:alice@example.com SIP", "sip:edge.test:5061 SIP");
     bench.public(tls(1), &probe);
@@ -81,7 +65,7 @@ fn options_probe() {
 /// S-140: a caller on a public listener proves who it is; a trunk need not.
 #[test]
 fn public_callers_are_challenged() {
-    let mut bench = guarded();
+    let mut bench = bob::guarded(settings());
     bench.public(tls(1), &invite("z9hG4bKa"));
     let sent = bench.sent();
     assert_eq!(sent[0].1.status(), Some(407));
@@ -118,28 +102,8 @@ fn loops_are_found() {
 /// S-147: credentials are looked at once. A REGISTER whose shard moves, and comes back to this node, is not taken for a replay.
 #[test]
 fn s147_a_register_that_follows_its_shard_is_not_challenged_again() {
-    use sha2::{Digest as _, Sha256};
-    let mut bench = guarded();
-    let register = |authorization: &str| {
-        format!(
-            "\nREGISTER sip:example.com SIP/2.0\nVia: SIP/2.0/TLS 192.0.2.7:5061;branch=z9hG4bK{}\nMax-Forwards: 70\n\
-             From: <sip:bob@example.com>;tag=a\nTo: <sip:bob@example.com>\nCall-ID: r\nCSeq: 1 REGISTER\n{authorization}\
-             Contact: <sip:bob@192.0.2.7:5061;transport=tls>\nContent-Length: 0\n\n",
-            authorization.len()
-        )
-    };
-    bench.public(tls(1), &register(""));
-    let challenge = bench.sent().remove(0).1;
-    let challenge = challenge.value(HeaderId::WwwAuthenticate).unwrap().to_owned();
-    let nonce = challenge.split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
-    let hash = |text: String| hex::encode(Sha256::digest(text));
-    let (first, second) = (hash("bob:example.com:secret".into()), hash("REGISTER:sip:example.com".into()));
-    let response = hash(format!("{first}:{nonce}:00000001:c:auth:{second}"));
-    let authorization = format!(
-        "Authorization: Digest username=\"bob\", realm=\"example.com\", nonce=\"{nonce}\", uri=\"sip:example.com\", \
-         algorithm=SHA-256, qop=auth, nc=00000001, cnonce=\"c\", response=\"{response}\"\n"
-    );
-    bench.public(tls(1), &register(&authorization));
+    let mut bench = bob::guarded(settings());
+    bob::register(&mut bench, tls(1), "<sip:bob@192.0.2.7:5061;transport=tls>");
     for _ in 0..2 {
         let asked = bench.asked();
         let [ShardInput::Register(ask)] = asked.as_slice() else { panic!("{:?}", bench.statuses(tls(1))) };

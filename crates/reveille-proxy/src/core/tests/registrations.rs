@@ -58,7 +58,7 @@ fn updates(ask: &RegisterRequest) -> &[reveille_registrar::shard::ContactUpdate]
     }
 }
 
-fn view(contact: &str, updated_now: bool) -> BindingView {
+pub(super) fn view(contact: &str, updated_now: bool) -> BindingView {
     BindingView {
         key: reveille_registrar::BindingKey(1),
         generation: 1,

@@ -95,7 +95,11 @@ impl Checker {
         }
         let nonce_ttl = self.span("auth.nonce_ttl", raw.nonce_ttl, 10 * SECOND, DAY);
         let users = self.users_file(raw);
-        Some(Digest { algorithms, nonce_ttl, allow_no_qop: raw.allow_no_qop, users: users? })
+        let (allow_no_qop, trust_registered_flow) = (raw.allow_no_qop, raw.trust_registered_flow);
+        if trust_registered_flow {
+            self.warn("auth.trust_registered_flow: who has a phone's TLS connection may call in its user's name without another challenge");
+        }
+        Some(Digest { algorithms, nonce_ttl, allow_no_qop, trust_registered_flow, users: users? })
     }
 
     fn users_file(&mut self, raw: &raw::Auth) -> Option<PathBuf> {

@@ -1,5 +1,7 @@
-//! Development commands of the workspace. `cargo xtask test` runs what CI runs, in CI's order, and stops at the first failure.
+//! Development commands of the workspace. `cargo xtask test` runs what CI runs, in CI's order, and stops at the first failure;
+//! `cargo xtask compliance` says which test proves which requirement.
 
+mod compliance;
 mod packages;
 mod step;
 
@@ -20,11 +22,22 @@ struct Cli {
 enum Verb {
     /// Install what is missing, then check format, lints, tests, documentation and dependencies.
     Test,
+    /// Check what docs/compliance.toml claims, and make docs/compliance.md of it.
+    Compliance {
+        /// Write nothing; fail where the page is not what it would be.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> ExitCode {
-    let Verb::Test = Cli::parse().verb;
-    match test() {
+    let outcome = match Cli::parse().verb {
+        Verb::Test => test(),
+        Verb::Compliance { check } => {
+            Run::start().and_then(|mut run| run.step("compliance", || compliance::run(check)))
+        }
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nxtask: FAILED: {error:#}");
@@ -37,6 +50,7 @@ fn test() -> Result<()> {
     let mut run = Run::start()?;
     run.step("packages", packages::ensure)?;
     run.command("format", cargo(["fmt", "--all", "--check"]))?;
+    run.step("compliance", || compliance::run(true))?;
     run.command("lints", cargo(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
     tests(&mut run)?;
     run.command("doctests", cargo(["test", "--workspace", "--doc", "--locked", "--quiet"]))?;

@@ -95,6 +95,25 @@ fn a_bye_arrives_though_the_phones_edge_died() {
     }
 }
 
+/// The caller's own edge dies, and it hangs up over another: the value of the dead edge only says where the caller was.
+#[test]
+fn a_bye_arrives_though_the_callers_edge_died() {
+    let mut field = Field::new();
+    let route = talking(&mut field);
+    field.kill(EDGE);
+    for (at, from) in [(HOME, on(HOME, NEW)), (FAR, on(FAR, NEW))] {
+        field.node(at).public(from, &bye(&route).replace("z9hG4bKbye", &format!("z9hG4bKbye{at}")));
+        field.run();
+        assert!(field.node(HOME).asked().is_empty(), "the phone's edge has the phone's flow");
+        let got = field.at(on(FAR, PHONE));
+        assert_eq!(got.len(), 1, "over {at}");
+        assert!(!got[0].has(HeaderId::Route), "{:?}", got[0].lines(HeaderId::Route).collect::<Vec<_>>());
+        field.node(FAR).peer(on(FAR, PHONE), &answer(&got[0], 200));
+        field.run();
+        assert_eq!(field.statuses(from), [200], "over {at}");
+    }
+}
+
 /// The phone lost its connection, its edge lives: the same.
 #[test]
 fn a_bye_arrives_though_the_phone_has_a_new_connection() {

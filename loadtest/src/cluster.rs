@@ -36,6 +36,8 @@ const FEED_LENGTH: u32 = 20_000;
 /// How long the cluster may take to be steady again: generous, since the machine may be busy. It is no measure of the cluster.
 const STEADY_PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
+/// `node.drain_timeout`: the default of the program.
+const DRAIN_TIMEOUT: &str = "\"30s\"";
 
 /// What a node is for. They are kept apart, so that a fault of one is not a fault of the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,9 @@ pub(crate) struct Edge {
 /// The edges, for phones to choose from.
 pub(crate) type Edges = Arc<Mutex<Vec<Edge>>>;
 
+/// Edges that were killed, by seat and life: who was connected there lost what was under way.
+pub(crate) type Killed = Arc<Mutex<Vec<(usize, u32)>>>;
+
 /// See the module.
 pub(crate) struct Cluster {
     /// All places, homes first.
@@ -87,6 +92,8 @@ pub(crate) struct Cluster {
     pub(crate) weather: watch::Sender<Weather>,
     /// The edges that phones are told of.
     pub(crate) edges: Edges,
+    /// Those that did not drain.
+    pub(crate) killed: Killed,
     /// Who writes to it.
     pub(crate) witness: Witness,
     master: watch::Sender<SocketAddr>,
@@ -132,6 +139,7 @@ impl Cluster {
             standby,
             weather,
             edges: Edges::default(),
+            killed: Killed::default(),
             pids,
         };
         for seat in 0..count {
@@ -190,6 +198,12 @@ impl Cluster {
             edge.life += 1;
         }
         Ok(node)
+    }
+
+    /// The node of a place is going to be killed, and not asked.
+    pub(crate) fn doom(&self, seat: usize) {
+        let edges = self.edges.lock();
+        self.killed.lock().extend(edges.iter().find(|edge| edge.seat == seat).map(|edge| (seat, edge.life)));
     }
 
     /// Nothing listens any more where a node was.
@@ -333,8 +347,8 @@ fn configuration(
         Role::Home => ("home", ""),
     };
     let mut head = head.replace("id = \"lab\"", &format!("id = \"{name}\"\nroles = [\"{own}\"]"));
-    head = head.replace("\"data\"", &format!("\"data-{name}\""));
-    ensure!(head.contains(name), "the lab's configuration names no node");
+    head = head.replace("\"data\"", &format!("\"data-{name}\"")).replace("\"2s\"", DRAIN_TIMEOUT);
+    ensure!(head.contains(name) && head.contains(DRAIN_TIMEOUT), "the lab's configuration names no node");
     let mut text = format!("{head}{shown}");
     write!(
         text,

@@ -171,6 +171,7 @@ impl Fault {
         match self.kind {
             Kind::None => {}
             Kind::KillHome | Kind::KillEdge => {
+                cluster.doom(seat);
                 let node = cluster.leave(seat)?;
                 node.kill().await?;
                 cluster.vacate(seat);

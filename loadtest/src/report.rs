@@ -18,14 +18,14 @@ pub(crate) struct Tally {
     pub(crate) answered: u64,
     /// Of these, refused, by status.
     pub(crate) refused: BTreeMap<u16, u64>,
-    /// Of these, whose caller saw its own connection close before the answer.
+    /// Of these, whose caller saw its own connection close before the answer: a violation, unless its edge was killed.
     pub(crate) caller_cut_off: u64,
     /// Of these, without a final answer in time: a violation.
     pub(crate) silent: u64,
-    /// Answered calls that one side ended.
+    /// Answered calls that one side ended; all that are not are violations.
     pub(crate) ended: u64,
-    /// Answered calls that could not be ended after an edge of theirs was gone: a gap that is known.
-    pub(crate) known_not_ended: u64,
+    /// BYEs and calls that were sent again, over another edge, since their connection closed before an answer.
+    pub(crate) repeated: u64,
     /// REGISTERs answered 200.
     pub(crate) registered: u64,
     /// REGISTERs refused, by status.
@@ -125,7 +125,7 @@ impl Report {
             "cut off",
             "silent",
             "ended",
-            "known",
+            "again",
             "REGISTERs",
             "failed",
             "away ms",
@@ -144,7 +144,7 @@ impl Report {
                 tally.caller_cut_off,
                 tally.silent,
                 tally.ended,
-                tally.known_not_ended,
+                tally.repeated,
                 tally.registered,
                 sum(&tally.register_refused) + tally.register_failed,
                 tally.longest_unavailable_ms,

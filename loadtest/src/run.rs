@@ -16,7 +16,7 @@ use crate::{
     node,
     options::FaultOptions,
     report::{Report, millis},
-    traffic::{Shared, Traffic, Volume, users},
+    traffic::{CALLERS, Shared, Traffic, Volume, users},
 };
 
 /// How long the load runs before the first fault, and after each.
@@ -44,7 +44,7 @@ pub(crate) async fn faults(options: FaultOptions) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(plan).await?;
     let traffic = Traffic::start(&cluster, volume, &logs)?;
     let shared = std::sync::Arc::clone(&traffic.shared);
-    let everybody = usize::from(options.phones) + crate::cluster::probes().len();
+    let everybody = usize::from(options.phones) + usize::from(CALLERS) + crate::cluster::probes().len();
     let start = Instant::now();
     while shared.ledger.promises().len() < everybody {
         if start.elapsed() > FIRST_PATIENCE {

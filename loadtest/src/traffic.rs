@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{Cluster, Edge, Edges, probes},
+    cluster::{Cluster, Edge, Edges, Killed, probes},
     ledger::Ledger,
     report::Tallies,
 };
@@ -46,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) ledger: Ledger,
     pub(crate) tallies: Tallies,
     edges: Edges,
+    killed: Killed,
     calls: Mutex<HashMap<String, Arc<CallPlan>>>,
     under_way: AtomicUsize,
     trace: Trace,
@@ -75,10 +76,6 @@ struct CallPlan {
     phone_ends: bool,
     /// How long they talk.
     talk: Duration,
-    /// The edge that the caller called over.
-    called_over: Edge,
-    /// The edge that the phone answered over.
-    answered_over: Mutex<Option<Edge>>,
     /// Why the phone could not hang up.
     failure: Mutex<Option<String>>,
     /// The call is over, one way or another.
@@ -92,12 +89,6 @@ impl CallPlan {
     fn finish(&self) {
         self.over.store(true, Ordering::Release);
         self.changed.notify_waiters();
-    }
-
-    /// Whether both edges of the call are still the processes that they were.
-    fn is_whole(&self, shared: &Shared) -> bool {
-        let answered_over = *self.answered_over.lock();
-        shared.is_same(self.called_over) && answered_over.is_some_and(|edge| shared.is_same(edge))
     }
 
     fn is_over(&self) -> bool {
@@ -157,7 +148,7 @@ pub(crate) struct Volume {
 }
 
 /// Callers: as many as calls can be under way.
-const CALLERS: u16 = 40;
+pub(crate) const CALLERS: u16 = 40;
 /// Between the first registrations of two phones.
 const STAGGER: Duration = Duration::from_millis(25);
 
@@ -183,6 +174,7 @@ impl Traffic {
             ledger: Ledger::default(),
             tallies: Tallies::default(),
             edges: Arc::clone(&cluster.edges),
+            killed: Arc::clone(&cluster.killed),
             calls: Mutex::default(),
             under_way: AtomicUsize::new(0),
             trace: Trace { file: Mutex::new(std::fs::File::create(logs.join("trace.log"))?), start: Instant::now() },
@@ -217,13 +209,11 @@ impl Traffic {
         let gap = Duration::from_secs_f64(f64::from(CALLERS) / volume.calls.max(0.01));
         let callees = Arc::new(callees);
         for number in 0..CALLERS {
-            let phone = cluster
-                .lab
-                .plain_phone(&caller_name(number), somewhere)?
-                .patience(PHONE_PATIENCE)
-                .without_transcript()
-                .build();
-            tasks.spawn(call::live(Arc::clone(&shared), phone, Arc::clone(&callees), gap, rng()));
+            let user = caller_name(number);
+            let builder = cluster.lab.plain_phone(&user, somewhere)?.instance(uuid::Uuid::new_v4()).reg_id(1);
+            let phone = builder.patience(PHONE_PATIENCE).without_transcript().build();
+            let caller = call::Caller { phone, user, edge: None, seen: Seen::default() };
+            tasks.spawn(call::live(Arc::clone(&shared), caller, Arc::clone(&callees), gap, (turn(), rng())));
         }
         Ok(Self { shared, tasks })
     }
@@ -255,9 +245,9 @@ impl Shared {
         edges.choose(rng).copied().unwrap_or(edges[0])
     }
 
-    /// Whether an edge is still the process that it was.
-    fn is_same(&self, edge: Edge) -> bool {
-        self.edges.lock().contains(&edge)
+    /// Whether an edge's process was killed. One that was asked to stop was not.
+    fn was_killed(&self, edge: Edge) -> bool {
+        self.killed.lock().contains(&(edge.seat, edge.life))
     }
 
     /// Registers once. `None` when the phone should try again, elsewhere.

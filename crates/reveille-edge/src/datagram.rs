@@ -178,8 +178,15 @@ impl DatagramReader {
             }
         };
         let flow = FlowRef::Datagram { node: self.node, listener: self.index, remote };
-        let inbound =
-            Inbound { message, flow, remote, purpose: self.purpose, transport: Transport::Udp, received: now };
+        let inbound = Inbound {
+            message,
+            flow,
+            remote,
+            purpose: self.purpose,
+            transport: Transport::Udp,
+            received: now,
+            hold: None,
+        };
         if let Err(refused) = self.core.ingress.deliver(inbound) {
             transport.overloaded.inc();
             if let Some(answer) = answer::overloaded(&refused.message, remote, &self.core.limits) {

@@ -195,29 +195,43 @@ impl Edge {
         });
     }
 
-    /// Stops accepting, then closes the open connections, about `rate` per second in jittered batches (0: all at once), and
-    /// returns when the last is gone. Those to other nodes come last, for calls of the others go over them. Datagrams are answered until [`Edge::shutdown`].
-    pub async fn drain(&self, rate: u32) {
+    /// Stops accepting, then closes the open connections, about `rate` per second in jittered batches (0: as many as there are), and
+    /// returns when the last is gone. One on which a request is in hand is left open until that is answered, but no longer than
+    /// `patience` (S-139). Those to other nodes come last, for calls of the others go over them. Datagrams are answered until
+    /// [`Edge::shutdown`].
+    pub async fn drain(&self, rate: u32, patience: Duration) {
         self.stop_accepting();
+        let until = Instant::now() + patience;
+        self.leave(false, rate, until).await;
+        self.advance(Phase::Leaving);
+        self.leave(true, 0, until).await;
+    }
+
+    /// Closes connections to other nodes, or all others, until none is left.
+    async fn leave(&self, nodes: bool, rate: u32, until: Instant) {
         let (mut pending, mut allowance) = (Vec::new(), 0.0_f32);
-        while self.has_others() {
-            if pending.is_empty() {
-                pending = self.core.table.ids(false);
+        let mut next_round = Instant::now();
+        while if nodes { self.is_busy() } else { self.has_others() } {
+            let now = Instant::now();
+            if now >= until {
+                self.close_all(nodes, CloseReason::Drain);
+            }
+            if pending.is_empty() && now >= next_round {
+                next_round = now + DRAIN_QUIET;
+                pending = self.core.table.ids(nodes);
                 pending.shuffle(&mut rand::rng());
             }
             let pause = DRAIN_STEP.mul_f32(rand::rng().random_range(0.5..1.5));
             allowance += rate as f32 * pause.as_secs_f32();
-            let count = if rate == 0 { pending.len() } else { allowance as usize };
+            let mut count = if rate == 0 { pending.len() } else { allowance as usize };
             allowance -= allowance.trunc();
-            for id in pending.drain(pending.len().saturating_sub(count)..) {
-                self.core.table.close_id(id, CloseReason::Drain);
+            // One that must wait for its answer takes no other's place.
+            while count > 0
+                && let Some(id) = pending.pop()
+            {
+                count -= usize::from(self.core.table.leave_id(id));
             }
             tokio::time::sleep(pause).await;
-        }
-        self.advance(Phase::Leaving);
-        while self.is_busy() {
-            self.close_all(true, CloseReason::Drain);
-            tokio::time::sleep(SHUTDOWN_STEP).await;
         }
     }
 
@@ -369,5 +383,7 @@ fn shares_port(listener: &ListenerSettings, all: &[ListenerSettings]) -> bool {
 
 /// Time between two batches of a drain, on average.
 const DRAIN_STEP: Duration = Duration::from_millis(100);
+/// How long a connection must have been quiet before a drain closes it: what follows an answer has this long to come.
+const DRAIN_QUIET: Duration = Duration::from_secs(1);
 /// How often shutdown looks whether all is closed.
 const SHUTDOWN_STEP: Duration = Duration::from_millis(10);

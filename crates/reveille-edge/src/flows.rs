@@ -15,10 +15,10 @@ use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use reveille_proxy::{
     egress::{Bound, Destination, Flows, LocalAddress, SendError, TokenError, Trust},
-    ingress::{Ingress, Purpose},
+    ingress::{Held, Hold, Ingress, Purpose},
 };
 use reveille_registrar::flow::{FlowProbe, FlowRef, Liveness, NodeTag, Transport};
-use reveille_sip::limits::Limits;
+use reveille_sip::{limits::Limits, method::Method};
 use rustls::{ClientConfig, pki_types::ServerName};
 
 use crate::{
@@ -118,6 +118,16 @@ impl Link {
 
     pub(crate) fn is_dialled(&self) -> bool {
         self.listener.is_none()
+    }
+}
+
+impl Held for Link {
+    fn hold(&self) -> bool {
+        self.queue.hold()
+    }
+
+    fn release(&self, call: bool) {
+        self.queue.release(call);
     }
 }
 
@@ -322,6 +332,11 @@ impl FlowTable {
         }
     }
 
+    /// Closes a connection for a drain if nobody on it is owed an answer; false where somebody is.
+    pub(crate) fn leave_id(&self, id: u64) -> bool {
+        self.link(id).is_none_or(|link| link.queue.leave())
+    }
+
     fn shard(&self, id: u64) -> Option<&RwLock<HashMap<u64, Arc<Link>>>> {
         self.links.get((id % SHARDS as u64) as usize)
     }
@@ -379,9 +394,17 @@ impl Flows for FlowTable {
         self.open_as(destination, Purpose::Cluster)
     }
 
+    fn hold(&self, flow: &FlowRef, method: Method) -> Option<Hold> {
+        Hold::on(self.stream(flow)?, method)
+    }
+
     fn seal(&self, flow: &FlowRef) -> String {
         let bound = self.stream(flow).and_then(|link| link.bound.load_full());
         self.tokens.load().seal(flow, bound.as_deref())
+    }
+
+    fn seal_bound(&self, flow: &FlowRef, binding: &Bound) -> String {
+        self.tokens.load().seal(flow, Some(binding))
     }
 
     fn unseal(&self, token: &str) -> Result<FlowRef, TokenError> {

@@ -1,4 +1,4 @@
-//! What waits to be written to one connection, and the word to close it.
+//! What waits to be written to one connection, the word to close it, and what keeps it open while the node drains.
 //!
 //! Bounded by messages and by octets, counting also what the writer has in hand (S-227). A channel would do the same, but the
 //! channels at hand allocate a kilobyte for each idle connection; this allocates when there is something to send.
@@ -99,6 +99,10 @@ struct State {
     bytes: usize,
     closing: Option<CloseReason>,
     waker: Option<Waker>,
+    /// Requests in hand that came by this connection, or left by it.
+    held: u32,
+    /// Whether a call was among those that ended since the last [`SendQueue::leave`].
+    touched: bool,
 }
 
 impl State {
@@ -152,6 +156,40 @@ impl SendQueue {
             drop(state);
             wake(waker);
         }
+    }
+
+    /// Counts a request in hand. False when a drain closes the connection: it is not to be begun then.
+    pub(crate) fn hold(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.closing == Some(CloseReason::Drain) {
+            return false;
+        }
+        state.held += 1;
+        true
+    }
+
+    /// The request has had its final answer; it was an INVITE, or was not.
+    pub(crate) fn release(&self, call: bool) {
+        let mut state = self.state.lock();
+        state.held = state.held.saturating_sub(1);
+        state.touched |= call;
+    }
+
+    /// Asks the connection's task to close it for a drain, if no request is in hand, and no call was answered since this was asked
+    /// last: what follows the answer (an ACK, credentials) has that long to come. Returns whether it closes.
+    pub(crate) fn leave(&self) -> bool {
+        let mut state = self.state.lock();
+        if state.closing.is_some() {
+            return true;
+        }
+        if state.held > 0 || std::mem::take(&mut state.touched) || state.messages > 0 {
+            return false;
+        }
+        state.closing = Some(CloseReason::Drain);
+        let waker = state.waker.take();
+        drop(state);
+        wake(waker);
+        true
     }
 
     /// Whether the connection is closing.
@@ -247,6 +285,28 @@ mod tests {
         queue.drain(&mut out);
         assert_eq!(out.len(), 1);
         assert_eq!(poll(&queue, &mut VecDeque::new()), Some(CloseReason::Local));
+    }
+
+    // S-139: a drain waits for what is in hand, and then until a whole round was quiet.
+    #[test]
+    fn s139_a_connection_is_left_when_nobody_is_owed_an_answer() {
+        let queue = SendQueue::new(4, 100);
+        assert!(queue.hold() && queue.hold());
+        assert!(!queue.leave());
+        queue.release(true);
+        assert!(!queue.leave(), "one of two");
+        queue.release(false);
+        assert!(queue.hold());
+        queue.release(true);
+        assert!(!queue.leave(), "the answer to a call has just left");
+        queue.push(Bytes::from_static(b"slow")).unwrap();
+        assert!(!queue.leave(), "something is to be written");
+        assert_eq!(poll(&queue, &mut VecDeque::new()), None);
+        queue.written(1, 4);
+        assert!(queue.leave() && queue.leave());
+        assert!(!queue.hold(), "nothing is begun on it");
+        assert_eq!(queue.push(Bytes::from_static(b"late")), Err(SendError::Gone));
+        assert_eq!(poll(&queue, &mut VecDeque::new()), Some(CloseReason::Drain));
     }
 
     #[test]

@@ -15,10 +15,11 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use reveille_proxy::ingress::{Inbound, Purpose};
+use reveille_proxy::ingress::{Held, Hold, Inbound, Purpose};
 use reveille_sip::{
     frame::{Frame, FrameError, Framed, Framer},
     message::Message,
+    method::Method,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -333,8 +334,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin, C: Codec> Driver<S, C> {
                 return Err(CloseReason::Malformed);
             }
         };
+        let mut hold = None;
+        if message.is_request() && message.method() != Method::Ack {
+            hold = Hold::on(Arc::clone(&self.link) as Arc<dyn Held>, message.method());
+            if hold.is_none() {
+                // It crossed the end of a connection that is being drained: nothing was done, and its sender tries elsewhere.
+                return Ok(());
+            }
+        }
         let inbound = Inbound {
             message,
+            hold,
             flow: self.link.flow,
             remote: self.link.remote,
             purpose: self.link.purpose,

@@ -227,7 +227,7 @@ async fn a_draining_node_leaves_the_others_last() {
     let (_phone, phone) = phone(&leaving, 1).await;
     leaving.edge.stop_accepting();
     assert!(reaches(&other, &leaving).await, "it may be called while it drains");
-    common::soon(leaving.edge.drain(1_000)).await;
+    common::soon(leaving.edge.drain(1_000, common::PATIENCE)).await;
     assert_eq!(leaving.closed().await, phone);
     let _node = leaving.closed().await;
     assert_eq!(leaving.edge.table().open_flows(), 0);

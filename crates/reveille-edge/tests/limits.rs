@@ -112,7 +112,7 @@ async fn drain_and_shutdown() {
         bench.next().await.flow
     };
     bench.edge.flows().send(&flow, Bytes::from_static(b"last words")).unwrap();
-    soon(bench.edge.drain(50)).await;
+    soon(bench.edge.drain(50, common::PATIENCE)).await;
     for _ in 0..5 {
         bench.closed().await;
     }

@@ -51,7 +51,7 @@ use crate::{
     auth::{Digest, Users},
     egress::Flows,
     home::Homes,
-    ingress::Inbound,
+    ingress::{Hold, Inbound, Purpose},
     metrics::Metrics,
     peers::Peers,
     settings::Settings,
@@ -75,8 +75,12 @@ pub struct Shared {
     pub users: Option<Arc<dyn Users>>,
     /// What is counted.
     pub metrics: Metrics,
-    /// Set while the node drains: new dialogs and registrations are sent elsewhere with 503.
+    /// Set while the node drains: new dialogs and registrations are sent elsewhere with 503, where there is no other node to pass
+    /// them on to.
     pub draining: AtomicBool,
+    /// Set when a drain nears its end: nothing new is begun any more for those who are still connected, so that what is in hand can
+    /// come to its end.
+    pub closing: AtomicBool,
     /// Random at each start; makes branches and tags of different starts differ.
     pub salt: u64,
 }
@@ -102,6 +106,11 @@ pub struct Core {
     contexts: HashMap<u64, Context>,
     servers: HashMap<ServerId, u64>,
     clients: HashMap<ClientId, (u64, BranchId)>,
+    /// The request that has just come in keeps its connection open by this.
+    arriving: Option<Hold>,
+    /// What requests without a final answer keep open: the connections they came by, and those they left by.
+    held: HashMap<ServerId, Hold>,
+    held_ahead: HashMap<ClientId, Hold>,
     /// INVITEs that homes sent down flows of ours, by what their copies have in common.
     twins: HashMap<u64, u64>,
     deadlines: DeadlineQueue<Timer>,
@@ -119,6 +128,9 @@ impl Core {
             contexts: HashMap::new(),
             servers: HashMap::new(),
             clients: HashMap::new(),
+            arriving: None,
+            held: HashMap::new(),
+            held_ahead: HashMap::new(),
             twins: HashMap::new(),
             deadlines: DeadlineQueue::new(),
             next_context: 1,
@@ -128,7 +140,7 @@ impl Core {
     /// Takes a message from the network.
     pub fn message(&mut self, now: Now, inbound: Inbound) {
         let origin = Origin::of(&inbound);
-        let message = inbound.message;
+        let (message, hold) = (inbound.message, inbound.hold);
         let reliable = origin.transport.is_reliable();
         if !message.is_request() {
             if validate::response(&message).is_err() {
@@ -148,6 +160,7 @@ impl Core {
             return;
         }
         let message = stamped(message, &origin);
+        self.arriving = hold;
         if let Received::Full(message) = self.transactions.receive(now.mono, message, origin.flow, reliable)
             && message.method() != Method::Ack
         {
@@ -155,6 +168,7 @@ impl Core {
             self.reply_statelessly(&message, &origin, reply);
         }
         self.settle(now, Some(&origin));
+        self.arriving = None;
     }
 
     /// Takes what a home says to context `context`.
@@ -212,6 +226,7 @@ impl Core {
             let Some(event) = self.transactions.poll_event() else { break };
             match event {
                 Event::Request { id, msg, .. } => {
+                    self.held.extend(self.arriving.take().map(|hold| (id, hold)));
                     if let Some(origin) = origin {
                         self.request(now, id, msg, origin);
                     }
@@ -226,6 +241,7 @@ impl Core {
                 Event::Failed { id, why } => self.client_failed(now, id, why),
                 Event::ServerGone { id } => self.server_gone(id),
                 Event::ClientGone { id } => {
+                    self.held_ahead.remove(&id);
                     self.clients.remove(&id);
                 }
             }
@@ -252,14 +268,23 @@ impl Core {
                 if method == Method::Invite {
                     // S-043, P-068: stops the caller's timers, and gives a CANCEL something to find.
                     let trying = self.build_reply(&message, origin, Reply::new(100), None);
-                    self.transactions.respond(now.mono, server, 100, trying);
+                    self.respond(now, server, 100, trying);
                 }
                 self.begin_delivery(now, server, message, origin, *plan);
             }
         }
     }
 
+    /// Answers a request. With its final answer it no longer keeps its connection from being drained.
+    fn respond(&mut self, now: Now, server: ServerId, status: u16, bytes: Bytes) {
+        if status >= 200 {
+            self.held.remove(&server);
+        }
+        self.transactions.respond(now.mono, server, status, bytes);
+    }
+
     fn server_gone(&mut self, server: ServerId) {
+        self.held.remove(&server);
         if let Some(id) = self.servers.remove(&server)
             && let Some(context) = self.contexts.get_mut(&id)
         {
@@ -270,6 +295,7 @@ impl Core {
     }
 
     fn client_failed(&mut self, now: Now, client: ClientId, why: Failure) {
+        self.held_ahead.remove(&client);
         let Some((context, branch)) = self.clients.remove(&client) else { return };
         self.branch_failed(now, context, branch, why);
     }
@@ -295,6 +321,11 @@ impl Core {
 
     fn draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether the drain is so far that this neighbour gets nothing new begun. Other nodes do: they have nobody else to ask.
+    fn is_closing_to(&self, origin: &Origin) -> bool {
+        origin.purpose != Purpose::Cluster && self.shared.closing.load(Ordering::Relaxed)
     }
 }
 

@@ -8,6 +8,9 @@ use reveille_registrar::{
     flow::{FlowProbe, FlowRef, Transport},
     record::BindingKey,
 };
+use reveille_sip::method::Method;
+
+use crate::ingress::Hold;
 
 /// Flows as the proxy uses them. No method waits: bytes are queued, addresses are looked up in tables.
 pub trait Flows: FlowProbe {
@@ -28,9 +31,16 @@ pub trait Flows: FlowProbe {
     /// the other is one, and trusts what arrives on it as a node's (S-166).
     fn open_node(&self, destination: &Destination) -> Result<FlowRef, SendError>;
 
+    /// Keeps a flow from being drained while the answer to what was sent on it is awaited; `None` where it is closing, gone, or no
+    /// connection.
+    fn hold(&self, flow: &FlowRef, method: Method) -> Option<Hold>;
+
     /// Seals a flow into a token that only this cluster can make or read (RFC 5626 §5.2; S-127).
     /// The token holds only characters that are legal in the user part of a URI.
     fn seal(&self, flow: &FlowRef) -> String;
+
+    /// Seals a flow and the binding that registered over it, whichever node holds it.
+    fn seal_bound(&self, flow: &FlowRef, binding: &Bound) -> String;
 
     /// Reads back a token.
     fn unseal(&self, token: &str) -> Result<FlowRef, TokenError>;

@@ -1,9 +1,9 @@
 //! The way in: what the edge hands to the proxy.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Instant};
 
 use reveille_registrar::flow::{FlowRef, Transport};
-use reveille_sip::message::Message;
+use reveille_sip::{message::Message, method::Method};
 
 /// What a listener is for, and so how far its peers are trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +31,50 @@ pub struct Inbound {
     pub transport: Transport,
     /// When it was read.
     pub received: Instant,
+    /// Keeps its connection from being drained until it is answered; none for what is no request.
+    pub hold: Option<Hold>,
+}
+
+/// Something that a drain closes when nobody there is owed an answer any more.
+pub trait Held: Send + Sync {
+    /// Counts one more request in hand. False when it is closing already.
+    fn hold(&self) -> bool;
+
+    /// Counts one less. After a `call` something may follow: an ACK, or the same with credentials.
+    fn release(&self, call: bool);
+}
+
+/// A request in hand on a connection: while this lives, a drain leaves the connection open.
+pub struct Hold {
+    held: Arc<dyn Held>,
+    call: bool,
+}
+
+impl Hold {
+    /// Holds `held` for a request of this method, unless it is closing.
+    pub fn on(held: Arc<dyn Held>, method: Method) -> Option<Self> {
+        held.hold().then_some(Self { held, call: method == Method::Invite })
+    }
+}
+
+impl Clone for Hold {
+    fn clone(&self) -> Self {
+        // Where it closes meanwhile, a release too many does no harm.
+        self.held.hold();
+        Self { held: Arc::clone(&self.held), call: self.call }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.held.release(self.call);
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hold")
+    }
 }
 
 /// Takes what arrives. Never blocks.

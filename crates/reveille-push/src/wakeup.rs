@@ -99,6 +99,9 @@ pub enum WakeFailure {
     /// Too many wait already.
     #[error("too many requests waiting")]
     Overflow,
+    /// The phone has no connection, and cannot be woken.
+    #[error("not connected")]
+    NotConnected,
 }
 
 impl WakeFailure {
@@ -110,6 +113,7 @@ impl WakeFailure {
             WakeFailure::Rejected => "rejected",
             WakeFailure::BindingGone => "binding_gone",
             WakeFailure::Overflow => "overflow",
+            WakeFailure::NotConnected => "not_connected",
         }
     }
 }

@@ -35,7 +35,7 @@ use reveille_runtime::{
     metrics::build_info,
     supervise::{Fatal, FatalWatch},
 };
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub use self::run::run;
@@ -51,6 +51,8 @@ use crate::{
 
 /// How long the start waits for push credentials to be fetched; a push service that is away does not hold up a node.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// How long connections may take to close when a drain's time is up.
+const CLOSING: Duration = Duration::from_secs(1);
 /// How often what can change by itself is looked at for readiness.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -138,6 +140,7 @@ impl Node {
             users: users.clone().map(|users| users as Arc<dyn Users>),
             metrics: Metrics::new(&registry)?,
             draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             salt: rand::random(),
         });
         let tasks = seats.start(&shared);
@@ -237,8 +240,9 @@ impl Node {
     }
 
     /// Takes nothing new, lets what waits come to its end, closes flows a few at a time, and stops. Takes at most
-    /// `node.drain_timeout`.
+    /// `node.drain_timeout`, and a second in which the last connections are closed.
     pub async fn drain(self) {
+        let end = Instant::now() + self.drain_timeout;
         // Not ready before the log says so: whoever reads "draining" may act on it.
         self.health.drain();
         tracing::info!(timeout = ?self.drain_timeout, "draining");
@@ -252,15 +256,30 @@ impl Node {
                 "shards were still here when the drain's time was up; others take them when the lease is given back"
             );
         }
-        self.registrar.drain(half).await;
+        self.registrar.drain(end.saturating_duration_since(Instant::now() + half)).await;
         // Whoever waited gets its answer before its flow is closed.
         self.workers.settle().await;
         // So many a second that the last flow is closed when the time is up.
         let flows = self.edge.table().open_flows() as u64;
         let rate = (flows / half.as_secs().max(1)).max(50);
-        let closing = self.edge.drain(u32::try_from(rate).unwrap_or(u32::MAX));
-        if tokio::time::timeout(half, closing).await.is_err() {
-            tracing::warn!("flows were still open when the drain's time was up");
+        let left = end.saturating_duration_since(Instant::now());
+        let closing = async {
+            self.edge.drain(u32::try_from(rate).unwrap_or(u32::MAX), left).await;
+            true
+        };
+        // Who is connected still has something in hand. What else is begun there would not be done in time.
+        let refusing = async {
+            tokio::time::sleep(left / 2).await;
+            self.shared.closing.store(true, Ordering::Relaxed);
+            tokio::time::sleep(left / 2 + CLOSING).await;
+            false
+        };
+        let closed = tokio::select! {
+            closed = closing => closed,
+            closed = refusing => closed,
+        };
+        if !closed || Instant::now() >= end {
+            tracing::warn!("requests were still in hand when the drain's time was up");
         }
         self.stop().await;
     }

@@ -93,7 +93,6 @@ async fn take(
         incoming.received_at().elapsed(),
         incoming.invite().values("Via")
     ));
-    *plan.answered_over.lock() = Some(edge);
     let _ = incoming.ring();
     if incoming.answer().is_err() {
         return edge;
@@ -105,7 +104,7 @@ async fn take(
         // A call whose caller never heard the answer is not there to be ended.
         if !plan.is_over() {
             shared.trace.say(format_args!("{} hangs up {}", callee.user, incoming.call_id()));
-            call::hang_up(shared, phone, Some((&callee.user, seen)), &mut incoming, &plan, rng).await;
+            call::hang_up(shared, (phone, &callee.user, seen), &mut incoming, &plan, rng).await;
         }
     } else {
         while !plan.is_over() && !shared.stops() {
@@ -114,6 +113,11 @@ async fn take(
             if let Ok(another) = phone.expect_invite(Duration::ZERO).await {
                 shared.trace.say(format_args!("{} is busy for {}", callee.user, another.call_id()));
                 let _ = another.reject(486, "Busy Here");
+            }
+            // Woken though it is awake: it registers, as for any push.
+            let woken = phone.take_wake().is_some();
+            if phone.is_connected() && woken {
+                shared.register(phone, &callee.user).await;
             }
             if !phone.is_connected() {
                 match shared.attach(phone, seen, &callee.user, rng).await {

@@ -96,8 +96,11 @@ impl Bench {
 }
 
 /// Bounds what a fault would let wait for ever.
+/// Longer than anything takes here.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("took too long")
+    tokio::time::timeout(PATIENCE, future).await.expect("took too long")
 }
 
 pub(crate) fn loopback(transport: Transport) -> ListenerSettings {

@@ -88,7 +88,7 @@ impl Core {
         };
         // A node among others passes requests on to them as long as anybody is connected to it.
         let is_alone = shared.peers.own() == NodeTag::default();
-        if self.draining() && is_alone && request.to_tag().is_none() {
+        if (self.draining() && is_alone || self.is_closing_to(origin)) && request.to_tag().is_none() {
             return Err(self.overloaded()); // S-139
         }
         if is_register {
@@ -124,6 +124,12 @@ impl Core {
         // A token vouches for the dialog it was made in; a new dialog must prove itself whatever it carries.
         if !(set.vouched && request.to_tag().is_some()) {
             self.authenticate_caller(now, request, origin)?;
+        }
+        if let (Some(flow), Some(rebound)) = (&set.flow, &set.rebound)
+            && origin.purpose == Purpose::Cluster
+            && request.to_tag().is_none()
+        {
+            flows.bind(flow, rebound.bound.clone()); // its home knows better than we do yet
         }
         let leads_to_flow = set.flow.is_some() || set.onward.is_some();
         let rebound = set.rebound.filter(|_| leads_to_flow && request.to_tag().is_some());

@@ -28,9 +28,12 @@ impl Core {
         };
         let (flow, onward) = (way.flow, way.onward);
         let reliable = flow.transport().is_reliable();
+        // Before it is sent: a connection that closes first refuses the request, and another way is taken.
+        let hold = self.shared.flows.hold(&flow, method);
         let client =
             self.transactions.request(now.mono, method, &outgoing.branch, outgoing.bytes, outgoing.flow, reliable);
         self.clients.insert(client, (id, branch));
+        self.held_ahead.extend(hold.map(|hold| (client, hold)));
         let Some(delivery) = self.delivery(id) else { return };
         let Some(entry) = delivery.branch(branch) else { return };
         entry.state = BranchState::Sent { client, flow, heard: false, onward };
@@ -42,7 +45,10 @@ impl Core {
     }
 
     pub(super) fn forward_to(&mut self, now: Now, id: u64, branch: BranchId, target: &Target) {
-        match self.delivered(id).and_then(|request| self.way_to(target, request)) {
+        let Some(delivery) = self.delivery(id) else { return };
+        let Where::Home(aor) = &delivery.plan.destination else { return };
+        let aor = aor.clone();
+        match self.delivered(id).and_then(|request| self.way_to(target, &aor, request)) {
             Some(way) => self.send_branch(now, id, branch, &way),
             None => self.unreachable(now, id, branch),
         }
@@ -53,6 +59,9 @@ impl Core {
         let Some(&(id, branch)) = self.clients.get(&client) else { return };
         self.deadlines.clear(&Timer::FlowPatience { context: id, branch: branch.0 });
         let status = message.status().unwrap_or(0);
+        if status >= 200 {
+            self.held_ahead.remove(&client);
+        }
         if status == 430 && self.fall_back(now, id, branch) {
             return self.pump(now, id); // S-131: the flow failed, not the phone
         }
@@ -99,6 +108,7 @@ impl Core {
         self.shared.metrics.flow_found_dead();
         self.transactions.abandon(client);
         self.clients.remove(&client);
+        self.held_ahead.remove(&client);
         if !self.fall_back(now, id, branch) {
             let status = if self.lost_way_status(id) == 430 { 430 } else { 480 };
             self.fail_branch(now, id, branch, status);

@@ -255,8 +255,14 @@ impl Core {
     pub(super) fn wake_failed(&mut self, now: Now, id: u64, key: BindingKey, why: WakeFailure) {
         let Some(delivery) = self.delivery(id) else { return };
         let Some(branch) = delivery.awaiting(key) else { return };
-        branch.state = BranchState::Ended;
         let branch = branch.id;
+        if why == WakeFailure::NotConnected && self.await_return(now, id, branch) {
+            return;
+        }
+        let Some(delivery) = self.delivery(id) else { return };
+        if let Some(entry) = delivery.branch(branch) {
+            entry.state = BranchState::Ended;
+        }
         // P-065, P-066; within a dialog nothing that would end it (P-081).
         let status = if delivery.plan.rebound.is_some() { 430 } else { 480 };
         delivery.fork.failed(now.mono, branch, status);

@@ -21,7 +21,10 @@ use super::{
     context::{Branch, BranchState, Origin, Where, Work},
     reply::Reply,
 };
-use crate::{egress::Destination, peers::Home};
+use crate::{
+    egress::{Bound, Destination},
+    peers::Home,
+};
 
 /// How often the owner of a shard is looked for while it has none, or one that cannot be reached.
 const REHOME_PAUSE: Duration = Duration::from_millis(100);
@@ -56,16 +59,19 @@ impl Core {
         Ok(route.replace('>', ob))
     }
 
-    /// The way to a binding: its flow, or by Path to the node that holds its flow.
-    pub(super) fn way_to<'t>(&self, target: &'t Target, request: &Message) -> Option<Way<'t>> {
+    /// The way to a binding: its flow, or by Path to the node that holds its flow. A phone that woke gets its call before that node has
+    /// seen the answer to its REGISTER, so the way says whose flow it is.
+    pub(super) fn way_to<'t>(&self, target: &'t Target, aor: &Aor, request: &Message) -> Option<Way<'t>> {
         let (own, path) = (self.shared.peers.own(), target.path.as_slice());
+        let bound = Bound { aor: aor.clone(), key: target.key };
         if let Some(flow) = target.flow {
             if flow.node() == own {
+                self.shared.flows.bind(&flow, bound);
                 return Some(Way { flow, target: Some(target), path: path.into(), onward: false });
             }
             // It registered at the home of that time, without a hop between, and its shard has moved since.
             let mut path = path.to_vec();
-            path.insert(0, self.way_in(&flow));
+            path.insert(0, self.way_in(&flow, &bound));
             return Some(Way {
                 flow: self.flow_to(flow.node(), request)?,
                 target: Some(target),
@@ -78,15 +84,18 @@ impl Core {
         let uri = Uri::parse(value.uri).ok()?;
         let flow = self.shared.flows.unseal(uri.user()?).ok()?;
         if flow.node() == own {
+            self.shared.flows.bind(&flow, bound);
             return Some(Way { flow, target: Some(target), path: rest.into(), onward: false });
         }
+        let mut path = vec![self.way_in(&flow, &bound)];
+        path.extend_from_slice(rest);
         let flow = self.flow_to(flow.node(), request)?;
         Some(Way { flow, target: Some(target), path: path.into(), onward: true })
     }
 
     /// The Route value that leads down a flow of another node. That node knows it by its token, whatever host it names.
-    fn way_in(&self, flow: &FlowRef) -> String {
-        let token = self.shared.flows.seal(flow);
+    fn way_in(&self, flow: &FlowRef, bound: &Bound) -> String {
+        let token = self.shared.flows.seal_bound(flow, bound);
         format!("<sip:{token}@{ELSEWHERE};lr>")
     }
 

@@ -77,7 +77,7 @@ impl Core {
         }
         self.note_answer(id, status);
         self.count(method, status);
-        self.transactions.respond(now.mono, server, status, bytes);
+        self.respond(now, server, status, bytes);
     }
 
     /// Gives an answer of our own to whoever asked.

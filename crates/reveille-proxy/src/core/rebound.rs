@@ -1,6 +1,8 @@
 //! Routes that outlive flows and nodes: a request within a dialog whose flow is gone goes to the home of the phone's binding, which
 //! knows where the phone is now, or wakes it.
 
+use std::time::Duration;
+
 use reveille_registrar::{
     aor::Aor,
     record::BindingKey,
@@ -18,6 +20,9 @@ use super::{
     routes::LOST,
 };
 use crate::{egress::Bound, ingress::Purpose};
+
+/// How often a home is asked for a phone that is to come back.
+const RETURN_PAUSE: Duration = Duration::from_millis(250);
 
 /// What a home says of a REGISTER's flow: the binding and its lifetime in seconds, or that there is none any more.
 const BINDING: &str = "binding=";
@@ -117,6 +122,25 @@ impl Core {
             delivery.fork.remove_branch(branch);
         }
         self.deadlines.set(Timer::Rehome { context: id }, now.mono);
+        true
+    }
+}
+
+impl Core {
+    /// Within a dialog, a phone that lost its connection and cannot be woken is on its way to another edge: its binding is there, and
+    /// the request waits for it to register again. False for a request that does not wait.
+    pub(super) fn await_return(&mut self, now: Now, id: u64, branch: BranchId) -> bool {
+        let Some(delivery) = self.delivery(id) else { return false };
+        if delivery.plan.rebound.is_none() || !delivery.fork.can_add() || now.mono + RETURN_PAUSE >= delivery.deadline {
+            return false;
+        }
+        let fresh = delivery.new_branch();
+        let Some(entry) = delivery.branch(branch) else { return false };
+        // As one that looks for its home, which asks that home anew.
+        *entry = Branch { id: fresh, key: None, state: BranchState::Awaiting, tried: SmallVec::new(), pushable: false };
+        delivery.fork.add_branch(now.mono, fresh, BranchKind::Waiting);
+        delivery.fork.remove_branch(branch);
+        self.deadlines.set(Timer::Rehome { context: id }, now.mono + RETURN_PAUSE);
         true
     }
 }

@@ -61,7 +61,7 @@ impl Core {
         let tag = self.transactions.tag(server);
         let bytes = self.build_reply(request, origin, reply, tag.as_deref());
         self.count(method, status);
-        self.transactions.respond(now.mono, server, status, bytes);
+        self.respond(now, server, status, bytes);
     }
 
     /// Answers a request that cannot have a transaction.

@@ -2,8 +2,9 @@
 //!
 //! A forwarded request carries two Record-Route values of ours: the upper faces the next hop, the lower the previous one
 //! (RFC 5658 §3); each has in its user part the sealed flow of the side it faces. Whoever sends within the dialog
-//! therefore lists its own side first and the far side second: the *last* of our values is where the request goes. A single
-//! value of ours is the old rule of RFC 5626 §5.3: arrived on that very flow means outgoing, else it is the destination.
+//! therefore lists its own side first and the far side second: the *last* of our values is where the request goes, whichever node
+//! wrote those before it. Its sender may have lost that node meanwhile and come to us instead. A single value of ours is the old rule
+//! of RFC 5626 §5.3: arrived on that very flow means outgoing, else it is the destination.
 
 use reveille_registrar::flow::{FlowRef, NodeTag};
 use reveille_sip::{edit::Edit, header::HeaderId, limits::Limits, message::Message, uri::Uri};
@@ -14,11 +15,11 @@ use crate::egress::{Bound, Flows};
 /// What the Route headers of a request say to us.
 #[derive(Debug)]
 pub(super) struct RouteSet {
-    /// Values at the top that are ours.
+    /// Values at the top that are ours and done with.
     pub(super) own: usize,
     /// The flow they lead to; none where the Request-URI decides, or another node.
     pub(super) flow: Option<FlowRef>,
-    /// The node of ours that the next value leads to; the value stays, since it is that node's to read.
+    /// The node of ours that the last of our values leads to; that value stays, since it is that node's to read.
     pub(super) onward: Option<NodeTag>,
     /// The binding that the value of the flow, or of the other node, names beside it, and its token.
     pub(super) rebound: Option<Rebound>,
@@ -64,40 +65,36 @@ pub(super) fn read(request: &Message, arrival: &FlowRef, own: NodeTag, flows: &d
         others: false,
         vouched: false,
     };
-    let mut tokens = 0;
+    let (mut read, mut tokens) = (0, 0);
     for route in request.routes() {
         let uri = route.ok().and_then(|r| Uri::parse(r.uri).ok()).ok_or_else(|| Reply::new(400))?;
         let names_us = flows.names_us(uri.host(), uri.port());
         let token = uri.user();
-        let flow = token.map(|token| flows.unseal(token));
-        if let (Some(token), Some(Ok(_))) = (token, &flow) {
-            let bound = flows.unseal_binding(token);
-            set.rebound = bound.map(|bound| Rebound { bound, token: token.to_owned() });
-            set.lost = uri.param(LOST).is_some();
-        }
+        let flow = token.map(|token| (token, flows.unseal(token)));
         match flow {
-            Some(Err(_)) if names_us => return Err(Reply::new(403)),
-            Some(Ok(flow)) if flow.node() != own => {
-                set.onward = Some(flow.node());
-                set.vouched = true;
-                break;
-            }
-            Some(Ok(flow)) => {
-                set.flow = Some(flow);
+            Some((_, Err(_))) if names_us => return Err(Reply::new(403)),
+            Some((token, Ok(flow))) => {
+                let bound = flows.unseal_binding(token);
+                set.rebound = bound.map(|bound| Rebound { bound, token: token.to_owned() });
+                set.lost = uri.param(LOST).is_some();
                 set.wakeable = uri.param(WAKEABLE).is_some();
                 set.vouched = true;
                 tokens += 1;
+                let is_here = flow.node() == own;
+                set.onward = (!is_here).then(|| flow.node());
+                set.flow = is_here.then_some(flow);
+                set.own = read + usize::from(is_here);
             }
-            None if names_us => {}
-            None | Some(Err(_)) => {
+            None if names_us => set.own += usize::from(set.onward.is_none()),
+            None | Some((_, Err(_))) => {
                 set.others = true;
                 break;
             }
         }
-        set.own += 1;
+        read += 1;
     }
     // A value of the arrival flow says where the request comes from, not where it goes.
-    if set.onward.is_some() || tokens == 1 && set.flow.as_ref() == Some(arrival) {
+    if tokens == 1 && set.flow.as_ref() == Some(arrival) {
         set.flow = None;
     }
     Ok(set)

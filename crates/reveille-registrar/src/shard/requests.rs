@@ -84,7 +84,7 @@ impl Shard {
                 self.join(now, wake, binding);
                 self.settle(now, &wake.aor);
             }
-            None => self.wake_failed(wake, WakeFailure::BindingGone),
+            None => self.wake_failed(wake, WakeFailure::NotConnected),
         }
     }
 

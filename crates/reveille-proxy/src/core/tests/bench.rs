@@ -82,6 +82,9 @@ impl FlowProbe for FakeFlows {
 }
 
 impl Flows for FakeFlows {
+    fn hold(&self, _: &FlowRef, _: reveille_sip::method::Method) -> Option<crate::ingress::Hold> {
+        None
+    }
     fn send(&self, to: &FlowRef, message: Bytes) -> Result<(), SendError> {
         if self.gone.lock().contains(to) {
             return Err(SendError::Gone);
@@ -108,6 +111,12 @@ impl Flows for FakeFlows {
         let mut tokens = self.tokens.lock();
         let token = format!("tok{}", tokens.len());
         tokens.insert(token.clone(), (*flow, self.bound.lock().get(flow).cloned()));
+        token
+    }
+    fn seal_bound(&self, flow: &FlowRef, binding: &Bound) -> String {
+        let mut tokens = self.tokens.lock();
+        let token = format!("tok{}", tokens.len());
+        tokens.insert(token.clone(), (*flow, Some(binding.clone())));
         token
     }
     fn unseal(&self, token: &str) -> Result<FlowRef, TokenError> {
@@ -251,6 +260,7 @@ impl Bench {
             users: None,
             metrics: Metrics::new(&Registry::new()).unwrap(),
             draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             salt: 0x5eed,
         });
         let now = Now { mono: epoch(), unix: 1_800_000_000 };
@@ -284,6 +294,7 @@ impl Bench {
             purpose,
             transport: flow.transport(),
             received: self.now.mono,
+            hold: None,
         };
         self.core.message(self.now, inbound);
     }

@@ -95,6 +95,25 @@ fn a_bye_arrives_though_the_phones_edge_died() {
     }
 }
 
+/// The caller's own edge dies, and it hangs up over another: the value of the dead edge only says where the caller was.
+#[test]
+fn a_bye_arrives_though_the_callers_edge_died() {
+    let mut field = Field::new();
+    let route = talking(&mut field);
+    field.kill(EDGE);
+    for (at, from) in [(HOME, on(HOME, NEW)), (FAR, on(FAR, NEW))] {
+        field.node(at).public(from, &bye(&route).replace("z9hG4bKbye", &format!("z9hG4bKbye{at}")));
+        field.run();
+        assert!(field.node(HOME).asked().is_empty(), "the phone's edge has the phone's flow");
+        let got = field.at(on(FAR, PHONE));
+        assert_eq!(got.len(), 1, "over {at}");
+        assert!(!got[0].has(HeaderId::Route), "{:?}", got[0].lines(HeaderId::Route).collect::<Vec<_>>());
+        field.node(FAR).peer(on(FAR, PHONE), &answer(&got[0], 200));
+        field.run();
+        assert_eq!(field.statuses(from), [200], "over {at}");
+    }
+}
+
 /// The phone lost its connection, its edge lives: the same.
 #[test]
 fn a_bye_arrives_though_the_phone_has_a_new_connection() {
@@ -139,7 +158,7 @@ fn p081_a_phone_that_is_not_found_does_not_end_the_dialog() {
     assert_eq!(field.statuses(on(EDGE, CALLER)), [500]);
 }
 
-/// A flow that was never that of a binding is gone for good, as before (P-081: and the dialog is not).
+/// A caller that never registered is gone with its flow (P-081: and the dialog is not).
 #[test]
 fn a_lost_flow_without_a_binding_is_lost() {
     let mut field = Field::new();
@@ -147,11 +166,65 @@ fn a_lost_flow_without_a_binding_is_lost() {
     field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
     field.run();
     assert_eq!(field.statuses(on(EDGE, CALLER)), [100, 200]);
-    let route = reversed(&ring);
-    field.node(FAR).flows.gone.lock().push(on(FAR, PHONE));
-    field.node(EDGE).public(on(EDGE, CALLER), &bye(&route));
+    let route: Vec<String> = ring.values(HeaderId::RecordRoute).map(str::to_owned).collect();
+    field.node(EDGE).flows.gone.lock().push(on(EDGE, CALLER));
+    field.node(FAR).public(on(FAR, PHONE), &bye(&route));
     field.run();
-    assert_eq!(field.statuses(on(EDGE, CALLER)), [500]);
+    assert_eq!(field.statuses(on(FAR, PHONE)), [500]);
+}
+
+/// A phone that woke has its call before its edge has seen the answer to the REGISTER: the home says whose flow that is.
+#[test]
+fn a_call_that_overtakes_the_answer_to_a_register_knows_its_binding() {
+    for onward in [true, false] {
+        let mut field = Field::new();
+        let home = if onward { HOME } else { FAR };
+        *field.owner.lock() = Some(home);
+        field.node(EDGE).peer(on(EDGE, CALLER), &super::bench::invite("z9hG4bKa"));
+        field.run();
+        let waiter = field.node(home).resolving();
+        let binding = if onward { field.binding(false) } else { target(1, on(FAR, PHONE), false) };
+        field.tell(home, waiter, HomeEvent::Resolved { targets: vec![binding], waiting: vec![], known: true });
+        let ring = field.at(on(FAR, PHONE)).remove(0);
+        field.node(FAR).peer(on(FAR, PHONE), &answer(&ring, 200));
+        field.run();
+        field.node(FAR).flows.gone.lock().push(on(FAR, PHONE));
+        field.node(EDGE).public(on(EDGE, CALLER), &bye(&reversed(&ring)));
+        field.run();
+        asked_for_the_phone(&mut field, home);
+    }
+}
+
+/// Either side may be on its way to another edge when the other hangs up: the home is asked until it is there, or time is up.
+#[test]
+fn a_bye_waits_for_a_phone_that_cannot_be_woken() {
+    for returns in [true, false] {
+        let mut field = Field::new();
+        let route = talking(&mut field);
+        field.node(FAR).flows.gone.lock().push(on(FAR, PHONE));
+        field.node(EDGE).public(on(EDGE, CALLER), &bye(&route));
+        field.run();
+        for _ in 0..if returns { 3 } else { 40 } {
+            let waiter = asked_for_the_phone(&mut field, HOME);
+            let lost = HomeEvent::WakeFailed { key: BindingKey(1), why: WakeFailure::NotConnected };
+            field.tell(HOME, waiter, lost);
+            assert!(field.node(HOME).asked().is_empty(), "not at once");
+            field.advance(Duration::from_millis(250));
+            if field.node(HOME).homes.asked.lock().is_empty() {
+                break;
+            }
+        }
+        if returns {
+            let waiter = asked_for_the_phone(&mut field, HOME);
+            found(&mut field, HOME, waiter, EDGE);
+            let got = field.at(on(EDGE, NEW));
+            assert_eq!(got.len(), 1);
+            field.node(EDGE).peer(on(EDGE, NEW), &answer(&got[0], 200));
+            field.run();
+        }
+        let last = field.statuses(on(EDGE, CALLER)).pop();
+        assert_eq!(last, Some(if returns { 200 } else { 500 }));
+    }
 }
 
 /// A value that only says where a request comes from names the sender's binding, and not the one it is for.

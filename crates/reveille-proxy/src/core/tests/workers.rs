@@ -28,6 +28,7 @@ async fn settled_workers_have_sent_what_homes_answered() {
         purpose: Purpose::Peer,
         transport: tls(1).transport(),
         received: bench.now.mono,
+        hold: None,
     };
     assert!(workers.deliver(inbound).is_ok());
     let waiter = loop {

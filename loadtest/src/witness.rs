@@ -100,7 +100,7 @@ async fn watch_server(addr: SocketAddr, state: &Mutex<State>, senders: &Senders)
 }
 
 impl State {
-    /// Takes in a line such as `+1732547000.5 [0 127.0.0.1:4711] "FCALL" "reveille1_write" "3" …`. What is looked at holds no
+    /// Takes in a line such as `+1732547000.5 [0 127.0.0.1:4711] "FCALL" "reveille2_write" "3" …`. What is looked at holds no
     /// character that MONITOR escapes.
     fn take(&mut self, line: &str, senders: &Senders) {
         let Some((head, _)) = line.split_once(']') else { return };
@@ -149,7 +149,7 @@ mod tests {
     fn call(port: u16, epoch: u64, owner: u32) -> String {
         let keys = r#""rv:faults:{3}:fence" "rv:faults:{3}:records" "rv:faults:{3}:feed""#;
         format!(
-            r#"+1.5 [0 127.0.0.1:{port}] "FCALL" "reveille1_write" "3" {keys} "{epoch}" "{owner}" "256" "9" "\x00""#
+            r#"+1.5 [0 127.0.0.1:{port}] "FCALL" "reveille2_write" "3" {keys} "{epoch}" "{owner}" "256" "9" "\x00""#
         )
     }
 

@@ -16,7 +16,7 @@ use reveille_push::{
 };
 
 use crate::{
-    ApnsSettings, BoxFuture, Limits, Resolver, SettingsError,
+    ApnsSettings, BoxFuture, Limits, Resolver, SettingsError, SharedCredentials,
     credential::{ProviderTokens, p256_key, read},
     metrics::Metrics,
     opaque::Opaque,
@@ -33,12 +33,15 @@ pub(crate) struct Apns {
     tokens: ArcSwap<ProviderTokens>,
     pools: Pools,
     opaque: Opaque,
+    /// There in a cluster.
+    shared: Option<Arc<dyn SharedCredentials>>,
 }
 
 impl Apns {
     pub(crate) fn new(
         settings: ApnsSettings,
         resolver: Arc<dyn Resolver>,
+        shared: Option<Arc<dyn SharedCredentials>>,
         limits: &Limits,
         metrics: &Metrics,
     ) -> Result<Self, SettingsError> {
@@ -61,9 +64,9 @@ impl Apns {
             }
         };
         let tls = tls::client(settings.ca_file.as_deref(), &key("ca_file"))?;
-        let tokens = ArcSwap::from_pointee(load(&settings)?);
+        let tokens = ArcSwap::from_pointee(load(&settings, shared.is_some())?);
         let pools = Pools::new(tls, resolver, limits, metrics.connections("apns"));
-        Ok(Self { authority: origin.authority(), settings, origin, tokens, pools, opaque: Opaque::new() })
+        Ok(Self { authority: origin.authority(), settings, origin, tokens, pools, opaque: Opaque::new(), shared })
     }
 
     fn address<'a>(target: &'a PushTarget, class: PushClass) -> Option<ApnsAddress<'a>> {
@@ -71,10 +74,10 @@ impl Apns {
     }
 }
 
-fn load(settings: &ApnsSettings) -> Result<ProviderTokens, SettingsError> {
+fn load(settings: &ApnsSettings, is_shared: bool) -> Result<ProviderTokens, SettingsError> {
     let key = format!("push.apns.{}.key_file", settings.name);
     let signing = p256_key(&read(&settings.key_file, &key)?, &key)?;
-    Ok(ProviderTokens::new(&settings.team_id, &settings.key_id, signing))
+    Ok(ProviderTokens::new(&settings.team_id, &settings.key_id, signing, is_shared))
 }
 
 impl Provider for Apns {
@@ -121,7 +124,13 @@ impl Provider for Apns {
     }
 
     fn renew<'a>(&'a self, push: &'a Push<'a>, used: &'a Authorization) -> BoxFuture<'a, bool> {
-        Box::pin(std::future::ready(self.tokens.load().expired(used.generation, push.unix())))
+        let (tokens, now) = (self.tokens.load_full(), push.unix());
+        Box::pin(async move {
+            match &self.shared {
+                Some(shared) => tokens.renew(&**shared, used.generation, now).await,
+                None => tokens.expired(used.generation, now),
+            }
+        })
     }
 
     fn hold(&self, now: SystemTime) {
@@ -146,9 +155,14 @@ impl Provider for Apns {
     }
 
     fn maintain(&self, now: SystemTime) -> BoxFuture<'_, ()> {
-        // Signs ahead of the first push of a slot.
-        self.tokens.load().authorization(crate::provider::unix(now));
-        Box::pin(std::future::ready(()))
+        let (tokens, now) = (self.tokens.load_full(), crate::provider::unix(now));
+        Box::pin(async move {
+            if let Some(shared) = &self.shared {
+                tokens.follow(&**shared, now).await;
+            }
+            // Signs ahead of the first push of a slot.
+            tokens.authorization(now);
+        })
     }
 
     fn token_age(&self, now: SystemTime) -> Option<u64> {
@@ -156,7 +170,7 @@ impl Provider for Apns {
     }
 
     fn reload(&self) -> Result<(), SettingsError> {
-        let tokens = load(&self.settings)?;
+        let tokens = load(&self.settings, self.shared.is_some())?;
         let key = format!("push.apns.{}.ca_file", self.settings.name);
         let tls = tls::client(self.settings.ca_file.as_deref(), &key)?;
         self.tokens.store(Arc::new(tokens));

@@ -2,6 +2,7 @@
 
 mod access;
 mod apple;
+mod cluster;
 mod jwt;
 mod keys;
 mod vapid;

@@ -12,7 +12,7 @@ use reveille_runtime::{Child, Fatal, Gate, RestartPolicy, RuntimeMetrics, Superv
 use tokio::sync::oneshot;
 
 use crate::{
-    Limits, Resolver, Settings, SettingsError,
+    Limits, Resolver, Settings, SettingsError, SharedCredentials,
     apns::Apns,
     dispatcher::{Dispatcher, DispatcherMsg, Health},
     fcm::Fcm,
@@ -33,12 +33,14 @@ pub struct Hosting {
     pub fatal: Fatal,
     /// In place of the system's DNS.
     pub resolver: Option<Arc<dyn Resolver>>,
+    /// What the cluster's nodes share; nothing for a node that is alone.
+    pub shared: Option<Arc<dyn SharedCredentials>>,
 }
 
 impl Hosting {
     /// With the system's DNS.
     pub fn new(registry: Registry, runtime: RuntimeMetrics, fatal: Fatal) -> Self {
-        Self { registry, runtime, fatal, resolver: None }
+        Self { registry, runtime, fatal, resolver: None, shared: None }
     }
 }
 
@@ -47,11 +49,11 @@ impl Hosting {
 /// # Errors
 /// The first setting that cannot be used; [`check`] has them all.
 pub async fn start(settings: Settings, hosting: Hosting) -> Result<Services, SettingsError> {
-    let Hosting { registry, runtime, fatal, resolver } = hosting;
+    let Hosting { registry, runtime, fatal, resolver, shared } = hosting;
     let metrics = Metrics::new(&registry).map_err(|error| SettingsError::new("telemetry", error))?;
     let resolver = resolver.map_or_else(system_resolver, Ok)?;
     let limits = settings.limits.clone();
-    let (providers, errors) = build(settings, &resolver, &metrics);
+    let (providers, errors) = build(settings, &resolver, shared.as_ref(), &metrics);
     if let Some(error) = errors.into_iter().next() {
         return Err(error);
     }
@@ -70,7 +72,7 @@ pub async fn start(settings: Settings, hosting: Hosting) -> Result<Services, Set
 /// Every fault of the settings, the key files and the roots, without starting anything.
 pub fn check(settings: Settings) -> Vec<SettingsError> {
     match (Metrics::new(&Registry::new()), system_resolver()) {
-        (Ok(metrics), Ok(resolver)) => build(settings, &resolver, &metrics).1,
+        (Ok(metrics), Ok(resolver)) => build(settings, &resolver, None, &metrics).1,
         (Err(error), _) => vec![SettingsError::new("telemetry", error)],
         (_, Err(error)) => vec![error],
     }
@@ -241,6 +243,7 @@ fn child(lane: Arc<Lane>, limits: &Limits, metrics: &Metrics, runtime: &RuntimeM
 fn build(
     settings: Settings,
     resolver: &Arc<dyn Resolver>,
+    shared: Option<&Arc<dyn SharedCredentials>>,
     metrics: &Metrics,
 ) -> (Vec<Arc<dyn Provider>>, Vec<SettingsError>) {
     let Settings { apns, fcm, webpush, limits } = settings;
@@ -250,9 +253,8 @@ fn build(
         if !names.insert(("apns", settings.name.clone())) {
             built.push(Err(SettingsError::new(format!("push.apns.{}", settings.name), "is there twice")));
         }
-        built.push(
-            Apns::new(settings, Arc::clone(resolver), &limits, metrics).map(|it| Arc::new(it) as Arc<dyn Provider>),
-        );
+        let apns = Apns::new(settings, Arc::clone(resolver), shared.cloned(), &limits, metrics);
+        built.push(apns.map(|it| Arc::new(it) as Arc<dyn Provider>));
     }
     for settings in fcm {
         if !names.insert(("fcm", settings.name.clone())) {

@@ -194,3 +194,18 @@ local function announce(keys, args)
   end
   return count
 end
+
+-- keys: secret; args: value ('' only looks), how long it is to live, up to which remaining time another one is replaced (both in
+-- milliseconds). Answers with the value that is there afterwards and its remaining time; with nothing if there is none.
+local function share(keys, args)
+  local held, left = redis.call('GET', keys[1]), redis.call('PTTL', keys[1])
+  -- The same value: a repetition, whose first reply was lost.
+  if held and left > 0 and (args[1] == '' or held == args[1] or left > tonumber(args[3])) then
+    return { held, text(left) }
+  end
+  if args[1] == '' then
+    return {}
+  end
+  redis.call('SET', keys[1], args[1], 'PX', args[2])
+  return { args[1], args[2] }
+end

@@ -35,6 +35,11 @@ impl Keys {
         ShardKeys { fence: name("fence"), records: name("records"), feed: name("feed"), deferred: name("deferred") }
     }
 
+    /// A secret that nodes share, by the hash of its name.
+    pub(crate) fn secret(&self, shard: u16, purpose: &str, hashed: &[u8]) -> String {
+        format!("rv:{}:{{{shard}}}:shared:{purpose}:{}", self.cluster, hex::encode(hashed))
+    }
+
     pub(crate) fn member(&self, what: &str) -> String {
         format!("rv:{}:{{members}}:{what}", self.cluster)
     }

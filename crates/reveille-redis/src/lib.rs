@@ -11,6 +11,7 @@
 //! * `store` is that store, `claims` and `deferred` what owners do, [`members`] the leases and the map, [`feed`] the change
 //!   feed, `load` reading a shard;
 //! * `writer` is group commit, `call` what it sends, `gateway` the way to the servers, `topology` which server that is, `link` the connections;
+//! * [`secrets`] is what nodes share for a time;
 //! * `seal` is what a record looks like in there, `functions.lua` what happens there.
 
 mod backoff;
@@ -31,6 +32,7 @@ pub mod metrics;
 mod pending;
 mod reply;
 mod seal;
+pub mod secrets;
 mod store;
 mod topology;
 mod writer;
@@ -43,4 +45,5 @@ pub use feed::{Change, Feed, FeedError, Followed};
 pub use members::{MapEvent, MapWatch, Member, Ownership};
 pub use metrics::Metrics;
 pub use seal::{Keyring, KeyringError, OpenError};
+pub use secrets::{Secret, SecretName};
 pub use store::RedisStore;

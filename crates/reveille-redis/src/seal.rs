@@ -59,6 +59,15 @@ impl Keyring {
         let sealing = sealing.into_iter().map(|(id, key)| (id, Zeroizing::new(key))).collect();
         Ok(Keyring { naming: Zeroizing::new(naming), sealing })
     }
+
+    pub(crate) fn naming(&self) -> &[u8] {
+        &*self.naming
+    }
+
+    /// Identifier and key; the first seals.
+    pub(crate) fn sealing(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.sealing.iter().map(|(id, key)| (*id, &key[..]))
+    }
 }
 
 impl fmt::Debug for Keyring {

@@ -24,6 +24,7 @@ use crate::load::{LOAD_AHEAD, LOADS, read_through, scan};
 use crate::metrics::Metrics;
 use crate::pending::{Desk, Hearer};
 use crate::seal::{OpenError, Sealer};
+use crate::secrets::Secrets;
 use crate::writer::{self, Shared};
 
 /// The store. Dropping it lets the writers finish what they have; [`RedisStore::close`] waits for that.
@@ -50,6 +51,7 @@ impl RedisStore {
         let shared = Arc::new(Shared {
             gateway,
             sealer: Sealer::new(&config.cluster, config.shards, &config.keys),
+            secrets: Secrets::new(&config.cluster, &config.keys),
             held: Held::new(config.shards),
             lease: Lease::new(),
             desk: Arc::new(Desk::new(config.queue, config.queue_bytes, metrics)),
@@ -76,6 +78,10 @@ impl RedisStore {
             deferred_limit: config.deferred_limit,
             map_length: config.map_length,
         })
+    }
+
+    pub(crate) fn shards(&self) -> u16 {
+        self.shards.max(1)
     }
 
     /// Whether the servers answer: by the newest exchange with any of them.

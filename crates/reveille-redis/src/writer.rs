@@ -28,12 +28,14 @@ use crate::link::Pool;
 use crate::pending::{Desk, Fate};
 use crate::reply::refusal;
 use crate::seal::Sealer;
+use crate::secrets::Secrets;
 use crate::topology::Table;
 
 /// What a store and its writers share.
 pub(crate) struct Shared {
     pub(crate) gateway: Gateway,
     pub(crate) sealer: Sealer,
+    pub(crate) secrets: Secrets,
     pub(crate) held: Held,
     pub(crate) lease: Lease,
     pub(crate) desk: Arc<Desk>,

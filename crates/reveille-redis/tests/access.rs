@@ -42,6 +42,9 @@ async fn live(node: &Node) {
     assert_eq!(node.store.announce(&news, soon()).await, Ok(1));
     assert_eq!(node.store.owners(soon()).await.unwrap().0, news);
     node.store.watch_map(String::new()).next().await.unwrap();
+    let name = reveille_redis::SecretName::new("token", "team");
+    node.store.keep_secret(&name, b"secret", Duration::from_secs(30), Duration::ZERO, soon()).await.unwrap();
+    assert!(node.store.secret(&name, soon()).await.unwrap().is_some());
     node.store.release(3, soon()).await.unwrap();
     node.store.resign(1, soon()).await.unwrap();
 }
@@ -51,7 +54,7 @@ async fn the_documented_rights_are_enough() {
     let server = Server::start();
     let config = user(&server, &format!("{RIGHTS} +fcall +function|load"));
     live(&Node::open(&config).await).await;
-    assert!(server.say(&["FUNCTION", "LIST"]).contains("reveille1"));
+    assert!(server.say(&["FUNCTION", "LIST"]).contains("reveille2"));
 }
 
 /// A server before 7.0, or an operator who forbids functions: scripts do the same.

@@ -6,7 +6,7 @@ mod support;
 use std::process::Command;
 use std::time::Duration;
 
-use reveille_redis::{Followed, MapEvent, Mode, Ownership, RedisConfig, WaitReplicas};
+use reveille_redis::{Followed, MapEvent, Mode, Ownership, RedisConfig, SecretName, WaitReplicas};
 use reveille_registrar::replica::Replica;
 use support::{Load, Node, Server, aor, config, soon, try_say, until, until_async};
 
@@ -104,6 +104,12 @@ async fn a_cluster_keeps_everything_and_moves_slots_under_load() {
     let news = Ownership { shard: 3, tag: "n1".to_owned(), epoch: 1 };
     node.store.announce(std::slice::from_ref(&news), soon()).await.unwrap();
     assert_eq!(node.store.watch_map(String::new()).next().await.unwrap(), MapEvent::Moved(news));
+    // Secrets lie wherever their names put them.
+    for n in 0..32_u8 {
+        let (name, life) = (SecretName::new("token", [n]), Duration::from_secs(60));
+        assert_eq!(node.store.keep_secret(&name, &[n], life, Duration::ZERO, soon()).await.unwrap().value[..], [n]);
+        assert!(node.store.secret(&name, soon()).await.unwrap().is_some_and(|secret| secret.value[..] == [n]));
+    }
     let shards: Vec<u16> = (0..16).collect();
     let from = node.store.feed_positions(&shards, soon()).await.unwrap();
     let mut feed = node.store.follow(from);

@@ -203,7 +203,7 @@ async fn a_call_that_arrives_twice_or_late_does_no_harm() {
     assert_eq!(node.write(3, 1, "alice", Some("one")), Ok(()));
     let call = |version: &str, op: &str, value: &str| {
         let keys = ["rv:lab:{3}:fence", "rv:lab:{3}:records", "rv:lab:{3}:feed"];
-        let mut all = vec!["FCALL", "reveille1_write", "3"];
+        let mut all = vec!["FCALL", "reveille2_write", "3"];
         all.extend(keys);
         all.extend(["1", "n1", "100", version, "field", "*", op, value]);
         server.say(&all)

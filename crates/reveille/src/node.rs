@@ -18,7 +18,7 @@ use std::{
 use anyhow::Context;
 use prometheus::Registry;
 use reveille_edge::{BoundListener, Edge};
-use reveille_pns::{Hosting, Services};
+use reveille_pns::{Hosting, Services, SharedCredentials};
 use reveille_proxy::{
     auth::{Digest, FileUsers, NonceKeys, Users},
     core::Shared,
@@ -104,10 +104,13 @@ impl Node {
             Some(keys) => keys.tokens(),
             None => keys::NodeKeys::load(&config.node.data_dir)?.tokens,
         };
-        let hosting = Hosting::new(registry.clone(), runtime.clone(), fatal.clone());
-        let services = reveille_pns::start(settings::push(&config)?, hosting).await?;
-        let edge = Edge::prepare(settings::edge(&config, tokens), &registry)?;
+        let pushes = settings::push(&config)?;
         let Opened { storage, replica, fenced } = Storage::open(&config, shared_keys.as_ref(), &registry).await?;
+        let common = storage.common();
+        let mut hosting = Hosting::new(registry.clone(), runtime.clone(), fatal.clone());
+        hosting.shared = common.clone().map(|common| Arc::new(common) as Arc<dyn SharedCredentials>);
+        let services = reveille_pns::start(pushes, hosting).await?;
+        let edge = Edge::prepare(settings::edge(&config, tokens), &registry)?;
         let count = config.node.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let (workers, seats) = Workers::new(count, config.limits.worker_queue);
         let registrar = Registrar::spawn(

@@ -1,8 +1,11 @@
 //! APNs provider tokens (P-143).
 //!
 //! Apple counts how often a team's token changes, over all its senders. So time is cut into slots, at instants that follow from
-//! team and key alone, a token's `iat` is the start of its slot, and the signature is deterministic: every node of a cluster,
-//! and every start of it, makes the very same token without a word to the others.
+//! team and key alone, a token's `iat` is the start of its slot, and the signature is deterministic: nodes that can't speak with
+//! each other make the very same token as long as their clocks agree and Apple refuses none.
+//!
+//! In a cluster one token is in force, kept where all nodes find it ([`super::cluster`]). What is here is the token in hand, and
+//! what a node does by itself when it cannot ask.
 
 use p256::ecdsa::SigningKey;
 use parking_lot::Mutex;
@@ -14,10 +17,12 @@ use crate::provider::Authorization;
 
 /// The tokens of one (team, key).
 pub(crate) struct ProviderTokens {
-    team: String,
-    key_id: String,
+    pub(super) team: String,
+    pub(super) key_id: String,
     key: SigningKey,
     phase: u64,
+    /// Others renew the token as well: they are given a moment to do so.
+    is_shared: bool,
     state: Mutex<State>,
 }
 
@@ -37,20 +42,27 @@ struct Minted {
 }
 
 impl ProviderTokens {
-    pub(crate) fn new(team: &str, key_id: &str, key: SigningKey) -> Self {
+    pub(crate) fn new(team: &str, key_id: &str, key: SigningKey, is_shared: bool) -> Self {
         let hash = digest::digest(&digest::SHA256, format!("{team}/{key_id}").as_bytes());
         let phase = hash.as_ref().iter().take(4).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte)) % SLOT;
-        Self { team: team.to_owned(), key_id: key_id.to_owned(), key, phase, state: Mutex::default() }
+        Self { team: team.to_owned(), key_id: key_id.to_owned(), key, phase, is_shared, state: Mutex::default() }
     }
 
     /// The token to send with at `now` (Unix seconds).
     pub(crate) fn authorization(&self, now: u64) -> Option<Authorization> {
         let mut state = self.state.lock();
         let held = now < state.hold_until;
-        let usable = |minted: &Minted| now < minted.renew_at || (held && now < minted.iat + LONGEST);
+        // Of two clocks that differ nobody knows which is right: the cluster's token is used whoever made it.
+        let (grace, skew) = if self.is_shared { (GRACE, LONGEST) } else { (0, SKEW) };
+        let usable = |minted: &Minted| now < minted.renew_at + grace || (held && now < minted.iat + LONGEST);
         match &state.current {
-            Some(minted) if usable(minted) && minted.iat <= now + SKEW => Some(minted.auth.clone()),
-            _ => self.mint(&mut state, self.slot_start(now), now),
+            Some(minted) if usable(minted) && minted.iat <= now + skew => Some(minted.auth.clone()),
+            // In a cluster the next of the chain that all its nodes are on.
+            Some(minted) if self.is_shared && minted.iat <= now => {
+                let iat = minted.iat + (now - minted.iat) / SLOT * SLOT;
+                self.mint(&mut state, iat)
+            }
+            _ => self.mint(&mut state, self.slot_start(now)),
         }
     }
 
@@ -67,7 +79,7 @@ impl ProviderTokens {
         }
         // Steps from the present token, so that nodes which come to this at about the same time agree again.
         let iat = current.iat + age / FLOOR * FLOOR;
-        self.mint(&mut state, iat, now).is_some()
+        self.mint(&mut state, iat).is_some()
     }
 
     /// `TooManyProviderTokenUpdates`: no new token for a while, and back to the one before where that is still good.
@@ -84,6 +96,31 @@ impl ProviderTokens {
         self.state.lock().current.as_ref().map(|minted| now.saturating_sub(minted.iat))
     }
 
+    /// The `iat` of the token in use.
+    pub(super) fn in_hand(&self) -> Option<u64> {
+        self.state.lock().current.as_ref().map(|minted| minted.iat)
+    }
+
+    /// Whether the token of this `iat` may be replaced by now.
+    pub(super) fn may_replace(&self, iat: u64, now: u64) -> bool {
+        now.saturating_sub(iat) >= FLOOR && now >= self.state.lock().hold_until
+    }
+
+    /// Takes the cluster's token into use, unless there is to be no other for a while.
+    pub(super) fn take(&self, auth: Authorization, now: u64) {
+        let mut state = self.state.lock();
+        let known = state.current.as_ref().is_some_and(|current| current.auth.value == auth.value);
+        let held = now < state.hold_until && state.current.is_some();
+        if !known && !held {
+            let iat = auth.generation;
+            self.put(&mut state, auth, iat);
+        }
+    }
+
+    pub(super) fn public_key(&self) -> Box<[u8]> {
+        self.key.verifying_key().to_encoded_point(false).to_bytes()
+    }
+
     fn slot_start(&self, now: u64) -> u64 {
         match now.checked_sub(self.phase) {
             Some(since) => since / SLOT * SLOT + self.phase,
@@ -91,24 +128,42 @@ impl ProviderTokens {
         }
     }
 
-    fn mint(&self, state: &mut State, iat: u64, now: u64) -> Option<Authorization> {
-        let header = json!({ "alg": "ES256", "kid": self.key_id });
-        let token = jwt::es256(&self.key, &header, &json!({ "iss": self.team, "iat": iat }));
-        let auth = Authorization::new(&format!("bearer {token}"), iat)?;
-        let next_slot = self.slot_start(now) + SLOT;
-        let renew_at = if next_slot >= iat + FLOOR { next_slot } else { iat + SLOT };
-        state.previous = state.current.replace(Minted { auth: auth.clone(), iat, renew_at });
+    fn mint(&self, state: &mut State, iat: u64) -> Option<Authorization> {
+        let auth = Authorization::new(&format!("bearer {}", self.sign(iat)), iat)?;
+        self.put(state, auth.clone(), iat);
         Some(auth)
+    }
+
+    fn put(&self, state: &mut State, auth: Authorization, iat: u64) {
+        state.previous = state.current.replace(Minted { auth, iat, renew_at: self.renew_at(iat) });
+    }
+
+    /// The token itself.
+    pub(super) fn sign(&self, iat: u64) -> String {
+        let header = json!({ "alg": "ES256", "kid": self.key_id });
+        jwt::es256(&self.key, &header, &json!({ "iss": self.team, "iat": iat }))
+    }
+
+    /// When the token of this `iat` is to be replaced: with its slot, unless that were too soon. In a cluster the token's own age
+    /// decides.
+    fn renew_at(&self, iat: u64) -> u64 {
+        if self.is_shared {
+            return iat + SLOT;
+        }
+        let next_slot = self.slot_start(iat) + SLOT;
+        if next_slot >= iat + FLOOR { next_slot } else { iat + SLOT }
     }
 }
 
 /// A token's life: 45 minutes, of the 60 Apple allows.
-const SLOT: u64 = 45 * 60;
+pub(super) const SLOT: u64 = 45 * 60;
 /// No token is replaced sooner.
-const FLOOR: u64 = 20 * 60;
+pub(super) const FLOOR: u64 = 20 * 60;
 /// Older tokens are refused.
-const LONGEST: u64 = 60 * 60;
+pub(super) const LONGEST: u64 = 60 * 60;
 const SKEW: u64 = 60;
+/// How long a token that is due is used on for want of the cluster's next one: a few turns of maintenance.
+const GRACE: u64 = 120;
 
 #[cfg(test)]
 mod tests {
@@ -121,7 +176,7 @@ mod tests {
     const NOW: u64 = 1_700_000_000;
 
     fn tokens(key: &SigningKey) -> ProviderTokens {
-        ProviderTokens::new("9TEAM42XYZ", "ABC123DEFG", key.clone())
+        ProviderTokens::new("9TEAM42XYZ", "ABC123DEFG", key.clone(), false)
     }
 
     fn key() -> SigningKey {

@@ -237,7 +237,8 @@ pub async fn node(settings: Settings) -> Node {
     let registry = Registry::new();
     let runtime = RuntimeMetrics::new(&registry).unwrap();
     let (fatal, _) = Fatal::new();
-    let hosting = Hosting { registry: registry.clone(), runtime, fatal, resolver: Some(Arc::new(Loopback)) };
+    let hosting =
+        Hosting { registry: registry.clone(), runtime, fatal, resolver: Some(Arc::new(Loopback)), shared: None };
     let services = start(settings, hosting).await.unwrap();
     services.warm_up(Duration::from_secs(5)).await;
     Node { services, registry }

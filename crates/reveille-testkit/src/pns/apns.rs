@@ -114,6 +114,11 @@ fn authenticate(lab: &Lab, headers: &HeaderMap) -> Result<(), Answer> {
     Ok(())
 }
 
+/// The `iat` of the provider token, whatever else it may be.
+pub(super) fn issued(headers: &HeaderMap) -> Option<u64> {
+    Jwt::parse(single(headers, "authorization")?.strip_prefix("bearer ")?)?.seconds("iat")
+}
+
 /// What the headers ask for.
 struct Push {
     service: Service,

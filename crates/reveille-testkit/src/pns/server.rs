@@ -234,6 +234,7 @@ fn account(lab: &Lab, provider: Provider, parts: &Parts, body: Bytes, answer: &A
             path: parts.uri.path_and_query().map_or_else(String::new, |path| path.as_str().to_owned()),
             status: answer.status.as_u16(),
             reason: answer.reason,
+            issued: apns::issued(&parts.headers),
             headers: plain_headers(&parts.headers, |name| name != "authorization"),
             body,
         });

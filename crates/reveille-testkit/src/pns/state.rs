@@ -26,6 +26,8 @@ pub struct LabRequest {
     pub reason: &'static str,
     /// Request headers but for the credential; names in lower case.
     pub headers: BTreeMap<String, String>,
+    /// Of an APNs provider token, its `iat`, in Unix seconds.
+    pub issued: Option<u64>,
     /// The body.
     pub body: bytes::Bytes,
 }

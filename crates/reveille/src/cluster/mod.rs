@@ -5,11 +5,13 @@
 //! * `view` is the table that requests are routed by;
 //! * `watch` is what it hears from the other nodes, `status` what it says to operators;
 //! * `promises` takes in what other nodes had promised while Redis was away;
+//! * `shared` is what they share beside bindings: credentials and marks that live for a time;
 //! * `tap` hears which writes the fence refused.
 
 mod driver;
 pub mod keys;
 mod promises;
+mod shared;
 mod status;
 mod tap;
 mod view;
@@ -27,6 +29,7 @@ use tokio::{
 
 pub use self::{
     keys::{ClusterKeys, SecretError, tag},
+    shared::SharedStore,
     status::{NodeStatus, Status},
     tap::Tapped,
     view::View,

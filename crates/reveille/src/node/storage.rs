@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::settings;
 use crate::{
-    cluster::{ClusterKeys, Tapped, tag},
+    cluster::{ClusterKeys, SharedStore, Tapped, tag},
     config::{Cluster, Config, RedisMode, RedisSettings, Store},
 };
 
@@ -56,6 +56,14 @@ impl Storage {
                 Ok(Opened { replica: Arc::clone(&store) as _, storage: Self::Embedded(store), fenced: None })
             }
             (Store::Redis(_), ..) => anyhow::bail!("cluster: needed where store.kind is redis"),
+        }
+    }
+
+    /// What the nodes of a cluster share through it.
+    pub(super) fn common(&self) -> Option<SharedStore> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Redis(store) => Some(SharedStore::new(Arc::clone(store))),
         }
     }
 

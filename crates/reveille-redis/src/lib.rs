@@ -9,7 +9,7 @@
 //! `docs/redis.md` says which keys, functions and rights there are, and what each level of durability promises.
 //!
 //! * `store` is that store, `claims` and `deferred` what owners do, [`members`] the leases and the map, [`feed`] the change
-//!   feed, `load` reading a shard;
+//!   feed, `load` reading a shard, [`standby`] the records of shards that this node would take over;
 //! * `writer` is group commit, `call` what it sends, `gateway` the way to the servers, `topology` which server that is, `link` the connections;
 //! * `seal` is what a record looks like in there, `functions.lua` what happens there.
 
@@ -31,6 +31,7 @@ pub mod metrics;
 mod pending;
 mod reply;
 mod seal;
+pub mod standby;
 mod store;
 mod topology;
 mod writer;
@@ -43,4 +44,5 @@ pub use feed::{Change, Feed, FeedError, Followed};
 pub use members::{MapEvent, MapWatch, Member, Ownership};
 pub use metrics::Metrics;
 pub use seal::{Keyring, KeyringError, OpenError};
+pub use standby::{StandbyMetrics, StandbyStatus};
 pub use store::RedisStore;

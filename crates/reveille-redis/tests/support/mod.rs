@@ -93,6 +93,15 @@ impl Server {
     pub(crate) fn say(&self, command: &[&str]) -> String {
         say(self.port, command)
     }
+
+    /// Says several things on one connection, a line each, and returns all that is answered.
+    pub(crate) fn say_lines(&self, lines: &[&str]) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.write_all(format!("{}\r\nQUIT\r\n", lines.join("\r\n")).as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
 }
 
 impl Drop for Server {

@@ -4,12 +4,13 @@
 //! * `driver` is the task that joins lease, ownership and map to the store; nothing else changes who owns what;
 //! * `view` is the table that requests are routed by;
 //! * `watch` is what it hears from the other nodes, `status` what it says to operators;
-//! * `promises` takes in what other nodes had promised while Redis was away;
+//! * `standby` chooses the shards whose feeds are followed, `promises` takes in what other nodes had promised while Redis was away;
 //! * `tap` hears which writes the fence refused.
 
 mod driver;
 pub mod keys;
 mod promises;
+mod standby;
 mod status;
 mod tap;
 mod view;
@@ -27,7 +28,7 @@ use tokio::{
 
 pub use self::{
     keys::{ClusterKeys, SecretError, tag},
-    status::{NodeStatus, Status},
+    status::{NodeStatus, StandbyInfo, Status},
     tap::Tapped,
     view::View,
 };

@@ -5,59 +5,8 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prometheus::Registry;
-use reveille_redis::{RedisConfig, StandbyMetrics};
-use reveille_registrar::replica::{Replica, StoreError};
-use support::{Node, Server, aor, config, soon, until};
-
-/// A node that stands by.
-struct Second {
-    node: Node,
-    metrics: StandbyMetrics,
-}
-
-impl Second {
-    async fn open(config: &RedisConfig, limit: usize) -> Self {
-        let node = Node::open(config).await;
-        let metrics = StandbyMetrics::new(&Registry::new()).unwrap();
-        node.store.stand_by(metrics.clone(), limit);
-        Self { node, metrics }
-    }
-
-    /// Follows shards until nothing of them is missing.
-    fn follow(&self, shards: impl IntoIterator<Item = u16>) {
-        let shards: BTreeSet<u16> = shards.into_iter().collect();
-        let count = shards.len() as u64;
-        self.node.store.follow_only(shards);
-        self.until_warm(count);
-    }
-
-    fn until_warm(&self, count: u64) {
-        let warm = || self.node.store.standby_status().is_some_and(|status| status.warm == count);
-        tokio::task::block_in_place(|| until("the shards are followed", warm));
-    }
-
-    /// Claims a shard as a driver does.
-    async fn take_over(&self, shard: u16, epoch: u64) {
-        let expected = self.node.store.fences(&[shard], soon()).await.unwrap()[0].epoch;
-        self.node.store.claim_as(&[(shard, expected, epoch)], soon()).await.pop().unwrap().unwrap();
-        self.node.store.succeed(shard, epoch);
-    }
-
-    /// What a claimed shard inherits: its records, by user; `None` where it has to be read.
-    async fn inherits(&self, shard: u16) -> Option<BTreeMap<String, String>> {
-        let inherited = self.node.store.inherit(shard)?.await?;
-        let mut records = BTreeMap::new();
-        for record in inherited.clone().records() {
-            let (aor, value) = record.unwrap();
-            assert_eq!(inherited.get(&aor), Ok(Some(value.clone())), "one by one as all together");
-            let value = String::from_utf8(value.to_vec()).unwrap();
-            records.insert(aor.as_str().trim_end_matches("@example.com").to_owned(), value);
-        }
-        assert_eq!(inherited.get(&aor("nobody")), Ok(None));
-        Some(records)
-    }
-}
+use reveille_registrar::replica::StoreError;
+use support::{Node, Second, Server, config, soon, until};
 
 fn of(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(user, value)| ((*user).to_owned(), (*value).to_owned())).collect()

@@ -92,6 +92,7 @@ impl RedisStore {
     /// # Errors
     /// [`FencedError::Fenced`] where the fence is another.
     pub async fn release_as(&self, shard: u16, epoch: u64, deadline: Instant) -> Result<(), FencedError> {
+        self.forgo(shard);
         self.shared.held.lost(shard, epoch);
         let gateway = &self.shared.gateway;
         let mut cmd = gateway.call(Function::Release, &[&gateway.keys.shard(shard).fence]);
@@ -114,6 +115,7 @@ impl RedisStore {
     /// Stops writing to a shard at once, without asking anybody: for an owner that could not renew its lease in time. What is
     /// queued is answered as fenced, unless it is on its way already.
     pub fn disown(&self, shard: u16) {
+        self.forgo(shard);
         self.shared.held.lost(shard, self.shared.held.epoch(shard));
     }
 

@@ -48,6 +48,11 @@ impl Keys {
         format!("{}{tag}", self.lease_prefix())
     }
 
+    /// What a node says of its standby.
+    pub(crate) fn standby(&self, tag: &str) -> String {
+        format!("{}{tag}", self.member("standby:"))
+    }
+
     pub(crate) fn lease_prefix(&self) -> String {
         self.member("lease:")
     }

@@ -9,7 +9,7 @@
 //! `docs/redis.md` says which keys, functions and rights there are, and what each level of durability promises.
 //!
 //! * `store` is that store, `claims` and `deferred` what owners do, [`members`] the leases and the map, [`feed`] the change
-//!   feed, `load` reading a shard;
+//!   feed, `load` reading a shard, [`standby`] the records of shards that this node would take over;
 //! * `writer` is group commit, `call` what it sends, `gateway` the way to the servers, `topology` which server that is, `link` the connections;
 //! * [`secrets`] is what nodes share for a time;
 //! * `seal` is what a record looks like in there, `functions.lua` what happens there.
@@ -33,6 +33,7 @@ mod pending;
 mod reply;
 mod seal;
 pub mod secrets;
+pub mod standby;
 mod store;
 mod topology;
 mod writer;
@@ -46,4 +47,5 @@ pub use members::{MapEvent, MapWatch, Member, Ownership};
 pub use metrics::Metrics;
 pub use seal::{Keyring, KeyringError, OpenError};
 pub use secrets::{Secret, SecretName};
+pub use standby::{StandbyMetrics, StandbyStatus};
 pub use store::RedisStore;

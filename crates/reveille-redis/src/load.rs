@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use backon::ExponentialBackoff;
 use bytes::Bytes;
 use redis::Value;
 use reveille_registrar::aor::Aor;
@@ -28,39 +29,65 @@ pub(crate) const LOAD_AHEAD: usize = 512;
 /// Records that one step of reading a shard returns, about.
 const LOAD_STEP: usize = 256;
 
-/// Reads all records of a shard. A cursor means something only to the server process that gave it: while that answers it is
-/// asked again, and when a step fails the scan begins anew.
-pub(crate) async fn scan(shared: &Shared, shard: u16, out: &mpsc::Sender<Loaded>) -> Result<(), CommandError> {
+/// Reads all records of a shard, opens them and passes them on.
+pub(crate) async fn load(shared: &Shared, shard: u16, out: &mpsc::Sender<Loaded>) -> Result<(), CommandError> {
     let Ok(_place) = shared.loads.acquire().await else { return Err(CommandError::Unavailable) };
-    let gateway = &shared.gateway;
-    let key = gateway.keys.shard(shard).records;
-    let pool = Pool::new(gateway.connector.clone(), gateway.metrics.clone());
-    let (mut cursor, mut pauses) = ("0".to_owned(), backoff::pauses());
-    let (mut give_up, mut ask) = (clock::now() + shared.write_timeout, None::<Endpoint>);
-    loop {
-        let mut cmd = redis::cmd("HSCAN");
-        cmd.arg(&key).arg(&cursor).arg("COUNT").arg(LOAD_STEP);
-        let mut requests = [Request { ask: ask.clone(), ..Request::new(shard_slot(shard), cmd) }];
-        let mut answers = [None];
-        gateway.ask_round(&pool, &mut requests, &mut answers, false).await;
-        let ([request], [answer]) = (requests, answers);
-        let Some(answer) = answer else {
-            ask = request.ask;
-            if clock::now() >= give_up {
-                return Err(CommandError::Unavailable);
-            }
-            tokio::time::sleep(pauses.next().unwrap_or(backoff::LONGEST)).await;
-            cursor = "0".to_owned();
-            continue;
-        };
-        let mut parts = answer?.array()?.into_iter();
-        cursor = parts.next().text()?;
-        if !pass_on(shared, shard, parts.next().array()?, out).await? || cursor == "0" {
+    let pool = Pool::new(shared.gateway.connector.clone(), shared.gateway.metrics.clone());
+    let mut scan = Scan::new(shard);
+    while let Some(items) = scan.step(shared, &pool).await? {
+        if !pass_on(shared, shard, items, out).await? {
             return Ok(());
         }
-        give_up = clock::now() + shared.write_timeout;
+    }
+    Ok(())
+}
+
+/// A shard that is read step by step. A cursor means something only to the server process that gave it: while that answers it is
+/// asked again, and when a step fails the scan begins anew.
+pub(crate) struct Scan {
+    shard: u16,
+    cursor: Option<String>,
+    pauses: ExponentialBackoff,
+    ask: Option<Endpoint>,
+    /// How often it began anew. What came before may be of a server that is gone.
+    pub(crate) restarts: u32,
+}
+
+impl Scan {
+    pub(crate) fn new(shard: u16) -> Self {
+        Self { shard, cursor: Some(BEGINNING.to_owned()), pauses: backoff::pauses(), ask: None, restarts: 0 }
+    }
+
+    /// The next fields and values, in turn; `None` when all were read.
+    pub(crate) async fn step(&mut self, shared: &Shared, pool: &Pool) -> Result<Option<Vec<Value>>, CommandError> {
+        let (gateway, give_up) = (&shared.gateway, clock::now() + shared.write_timeout);
+        loop {
+            let Some(cursor) = &self.cursor else { return Ok(None) };
+            let mut cmd = redis::cmd("HSCAN");
+            cmd.arg(gateway.keys.shard(self.shard).records).arg(cursor).arg("COUNT").arg(LOAD_STEP);
+            let mut requests = [Request { ask: self.ask.clone(), ..Request::new(shard_slot(self.shard), cmd) }];
+            let mut answers = [None];
+            gateway.ask_round(pool, &mut requests, &mut answers, false).await;
+            let ([request], [answer]) = (requests, answers);
+            let Some(answer) = answer else {
+                self.ask = request.ask;
+                if clock::now() >= give_up {
+                    return Err(CommandError::Unavailable);
+                }
+                tokio::time::sleep(self.pauses.next().unwrap_or(backoff::LONGEST)).await;
+                self.cursor = Some(BEGINNING.to_owned());
+                self.restarts += 1;
+                continue;
+            };
+            let mut parts = answer?.array()?.into_iter();
+            self.cursor = Some(parts.next().text()?).filter(|cursor| cursor != BEGINNING);
+            return Ok(Some(parts.next().array()?));
+        }
     }
 }
+
+/// The cursor that begins a scan, and that ends it.
+const BEGINNING: &str = "0";
 
 /// Opens records and passes them on. `false` when nobody wants them any more.
 async fn pass_on(
@@ -72,6 +99,7 @@ async fn pass_on(
     let mut items = items.into_iter();
     while let Some(field) = items.next() {
         let (field, blob) = (field.octets()?, items.next().octets()?);
+        shared.desk.metrics.records_read.inc();
         match shared.sealer.open(shard, &field, blob) {
             Ok(Opened { aor, value: Some(value), .. }) => {
                 if out.send(Ok((aor, value))).await.is_err() {
@@ -104,6 +132,7 @@ pub(crate) async fn read_through(
         Value::Nil => return Ok(None),
         value => value.octets()?,
     };
+    shared.desk.metrics.records_read.inc();
     let opened = shared.sealer.open(shard, &field, blob)?;
     Ok(opened.value.map(|value| (opened.version, value)))
 }

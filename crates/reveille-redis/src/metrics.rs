@@ -28,6 +28,8 @@ pub struct Metrics {
     pub refusals: IntCounter,
     /// `reveille_redis_retries_total`: calls sent again.
     pub retries: IntCounter,
+    /// `reveille_redis_records_read_total`: records read to serve a shard, one by one or with all others of it.
+    pub records_read: IntCounter,
     /// `reveille_redis_damaged_total`: stored records that do not open.
     pub damaged: IntCounter,
     /// `reveille_redis_connections_total`: connections opened or tried.
@@ -68,6 +70,10 @@ impl Metrics {
             )?,
             refusals: count("reveille_redis_refusals_total", "Writes refused because the queue was full.")?,
             retries: count("reveille_redis_retries_total", "Calls sent again.")?,
+            records_read: count(
+                "reveille_redis_records_read_total",
+                "Records read to serve a shard, one by one or with the whole of it.",
+            )?,
             damaged: count("reveille_redis_damaged_total", "Stored records that do not open.")?,
             connections: count("reveille_redis_connections_total", "Connections opened or tried.")?,
             losses: count("reveille_redis_connection_losses_total", "Exchanges that failed for want of a reply.")?,

@@ -125,6 +125,11 @@ struct SealingKey {
     shards: Box<[OnceLock<LessSafeKey>]>,
 }
 
+/// The version that a stored value bears in the clear. Every format has it in these octets: the server-side functions read it too.
+pub(crate) fn version_of(blob: &[u8]) -> u64 {
+    blob.get(1..9).and_then(|octets| octets.try_into().ok()).map_or(0, u64::from_be_bytes)
+}
+
 /// Sealing failed: the system gave no randomness, or the value is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SealFailed;

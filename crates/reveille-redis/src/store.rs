@@ -1,14 +1,14 @@
 //! The store: a [`Replica`] in Redis.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use reveille_registrar::aor::Aor;
-use reveille_registrar::replica::{Acks, Reading, RecordStream, Replica, StoreError, StoreFull, Write};
+use reveille_registrar::replica::{Acks, Inheriting, Reading, RecordStream, Replica, StoreError, StoreFull, Write};
 use reveille_runtime::clock;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{self, UnboundedSender};
@@ -20,11 +20,12 @@ use crate::config::RedisConfig;
 use crate::error::{CommandError, ConnectError, FencedError};
 use crate::gateway::Gateway;
 use crate::held::{Held, Lease};
-use crate::load::{LOAD_AHEAD, LOADS, read_through, scan};
+use crate::load::{LOAD_AHEAD, LOADS, load, read_through};
 use crate::metrics::Metrics;
 use crate::pending::{Desk, Hearer};
 use crate::seal::{OpenError, Sealer};
 use crate::secrets::Secrets;
+use crate::standby::Standby;
 use crate::writer::{self, Shared};
 
 /// The store. Dropping it lets the writers finish what they have; [`RedisStore::close`] waits for that.
@@ -33,7 +34,9 @@ pub struct RedisStore {
     writers: Box<[UnboundedSender<Job>]>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     topology: JoinHandle<()>,
-    runtime: Handle,
+    pub(crate) runtime: Handle,
+    /// There once it stands by.
+    pub(crate) standby: OnceLock<Standby>,
     shards: u16,
     pub(crate) deferred_limit: usize,
     pub(crate) map_length: usize,
@@ -74,6 +77,7 @@ impl RedisStore {
             tasks: Mutex::new(tasks),
             topology,
             runtime: Handle::current(),
+            standby: OnceLock::new(),
             shards: config.shards,
             deferred_limit: config.deferred_limit,
             map_length: config.map_length,
@@ -194,7 +198,7 @@ impl Replica for RedisStore {
             if writer.send(Job::Barrier(shard, done)).is_ok() {
                 let _ = flushed.await;
             }
-            if let Err(error) = scan(&shared, shard, &sender).await {
+            if let Err(error) = load(&shared, shard, &sender).await {
                 tracing::error!(shard, %error, "the shard cannot be read from Redis");
                 let _ = sender.send(Err(StoreError::Unavailable)).await;
             }
@@ -207,6 +211,10 @@ impl Replica for RedisStore {
                 Ok(Box::new(std::iter::once(first).chain(std::iter::from_fn(move || records.blocking_recv()))))
             }
         }
+    }
+
+    fn inherit(&self, shard: u16) -> Option<Inheriting> {
+        self.inheritance(shard)
     }
 
     fn read(&self, shard: u16, aor: &Aor) -> Reading {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use reveille_redis::{Followed, MapEvent, Mode, Ownership, RedisConfig, SecretName, WaitReplicas};
 use reveille_registrar::replica::Replica;
-use support::{Load, Node, Server, aor, config, soon, try_say, until, until_async};
+use support::{Load, Node, Second, Server, aor, config, soon, try_say, until, until_async};
 
 struct Cluster {
     servers: Vec<Server>,
@@ -95,7 +95,10 @@ fn id(server: &Server) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_keeps_everything_and_moves_slots_under_load() {
     let cluster = Cluster::start();
-    let node = Node::owner(&cluster.config()).await;
+    let config = RedisConfig { feed_length: 100_000, ..cluster.config() };
+    let node = Node::owner(&config).await;
+    let second = Second::open(&RedisConfig { node: "n2".to_owned(), ..config }, 1 << 30).await;
+    second.follow(0..16);
     assert!((0..16).any(|shard| cluster.place(shard) != cluster.place(0)), "the shards lie on several masters");
 
     // Leases, the map, and feeds of shards on different masters.
@@ -204,14 +207,30 @@ async fn a_cluster_keeps_everything_and_moves_slots_under_load() {
         heard += 1;
     }
     assert!(heard > 16, "{heard} changes heard");
+    inherits_all(&second, &load).await;
+}
+
+/// A node that had followed all shards takes them over without reading a record, and has what was acknowledged.
+async fn inherits_all(second: &Second, load: &Load) {
+    second.until_warm(16);
+    for shard in 0..16 {
+        second.take_over(shard, 9 << 20).await;
+    }
+    for shard in 0..16 {
+        let inherited = second.inherits(shard).await;
+        load.check_shard(shard, &inherited.unwrap_or_else(|| panic!("shard {shard} is not inherited")));
+    }
+    assert_eq!(second.node.metrics.records_read.get(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_of_a_cluster_that_dies_takes_no_acknowledged_write_along() {
     let mut cluster = Cluster::start();
     let wait = WaitReplicas { count: 1, within: Duration::from_millis(300) };
-    let config = RedisConfig { wait_replicas: Some(wait), ..cluster.config() };
+    let config = RedisConfig { wait_replicas: Some(wait), feed_length: 100_000, ..cluster.config() };
     let node = Node::owner(&config).await;
+    let second = Second::open(&RedisConfig { node: "n2".to_owned(), ..config }, 1 << 30).await;
+    second.follow(0..16);
     let mut load = Load::new(16);
     load.run(&node, |load| load.acknowledged_count > 1000);
     let dead = cluster.place(3);
@@ -231,4 +250,5 @@ async fn a_master_of_a_cluster_that_dies_takes_no_acknowledged_write_along() {
     load.run(&node, |load| load.acknowledged_count > 2500);
     assert_eq!(load.unknown, before);
     load.check(&node.store);
+    inherits_all(&second, &load).await;
 }

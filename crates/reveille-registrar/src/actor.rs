@@ -242,7 +242,7 @@ impl Running {
             _ => None,
         };
         if let Some(aor) = about
-            && tenure.must_wait(&self.node, self.index, aor)
+            && tenure.must_wait(now, &self.node, self.index, aor)
         {
             let aor = aor.clone();
             return tenure.hold(aor, admitted);
@@ -263,7 +263,7 @@ impl Running {
             }
             ShardMsg::Filled { tenure: number, filled } => {
                 if number == tenure.number {
-                    let freed = tenure.filled(now, filled);
+                    let freed = tenure.filled(now, &self.node, self.index, filled);
                     freed.into_iter().for_each(|admitted| self.take(now, admitted));
                 }
             }

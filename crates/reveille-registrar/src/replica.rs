@@ -35,6 +35,13 @@ pub trait Replica: Send + Sync {
     /// The future fails with [`StoreError`] when the record cannot be read now.
     fn read(&self, shard: u16, aor: &Aor) -> Reading;
 
+    /// Whether this node had followed a shard that it takes over now, so that nothing of it need be read. Asked once, when the shard
+    /// begins; what is given is given away. `None` where nobody followed it.
+    fn inherit(&self, shard: u16) -> Option<Inheriting> {
+        let _ = shard;
+        None
+    }
+
     /// Leaves for the present owner of a shard what was promised here while the store was away, and could not be written before the
     /// shard was lost. A store that nobody shares is never asked to.
     fn hand_in(&self, shard: u16, aor: &Aor, promise: Promise) {
@@ -72,6 +79,21 @@ impl Promise {
         Ok(Self { base: Record::decode(base)?, record: Record::decode(record)? })
     }
 }
+
+/// The records of a shard that another node owned, as they were at the moment of the claim.
+pub trait Inherited: Send + Sync {
+    /// One record; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`] for one that the store has to be asked for after all.
+    fn get(&self, aor: &Aor) -> Result<Option<Bytes>, StoreError>;
+
+    /// Every record, in any order. An error says that the shard has to be read after all.
+    fn records(self: Arc<Self>) -> RecordStream;
+}
+
+/// An inheritance whose last changes are being read; `None` where something of it is missing.
+pub type Inheriting = Pin<Box<dyn Future<Output = Option<Arc<dyn Inherited>>> + Send>>;
 
 /// A record on its way from the store.
 pub type Reading = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError>> + Send>>;

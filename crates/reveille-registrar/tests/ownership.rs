@@ -10,12 +10,12 @@ use prometheus::Registry;
 use reveille_push::{Outcome, PushClass};
 use reveille_registrar::{
     ContactsUpdate, HomeEvent, RegisterRequest, Registrar, RegistrarConfig, ResolveRequest, ShardInput, WorkerRef,
-    metrics::Metrics,
+    metrics::Metrics, replica::Inherited,
 };
 use reveille_runtime::{Fatal, RuntimeMetrics, clock};
 use reveille_sip::method::Method;
-use support::{Events, Fate, Gone, Memory, Services, aor, register};
-use tokio::sync::mpsc::UnboundedReceiver;
+use support::{Events, Fate, Followed, Gone, Memory, Services, aor, register};
+use tokio::sync::{mpsc::UnboundedReceiver, oneshot};
 
 const SHARDS: u16 = 4;
 
@@ -297,4 +297,83 @@ async fn a_promise_made_on_leaving_is_handed_in() {
     assert_eq!(home.bindings().await, 1);
     let handed_in = store.handed_in.lock().unwrap();
     assert_eq!((handed_in.len(), handed_in[0].base.bindings[0].cseq, handed_in[0].record.bindings[0].cseq), (1, 1, 2));
+}
+
+/// What a node followed of each shard of that store: given when the sender says so.
+fn follow(store: &Memory, lost: bool) -> Vec<oneshot::Sender<bool>> {
+    let mut senders = Vec::new();
+    for shard in 0..SHARDS {
+        let values = store.values.lock().unwrap();
+        let of_shard = values.iter().filter(|((of, _), _)| *of == shard);
+        let values = of_shard.map(|((_, aor), value)| (aor.clone(), value.clone())).collect();
+        let (sender, complete) = oneshot::channel();
+        senders.push(sender);
+        let heirloom: Arc<dyn Inherited> = Arc::new(Followed { values, lost });
+        let inheriting = Box::pin(async move { complete.await.unwrap_or(false).then_some(heirloom) });
+        store.inheritance.lock().unwrap().insert(shard, inheriting);
+    }
+    senders
+}
+
+/// A shard that was followed is served and filled although the store can't be read at all; until its last changes are known,
+/// everything waits.
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_was_followed_reads_nothing() {
+    let store = inherited().await;
+    let senders = follow(&store, false);
+    store.broken.store(true, Ordering::Relaxed);
+    let mut home = Home::owner(&store).await;
+    for n in 0..20 {
+        home.fetches(n);
+    }
+    home.registers(100, 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(home.events.try_recv().is_err(), "nothing is known yet");
+    senders.into_iter().for_each(|sender| sender.send(true).unwrap());
+    for _ in 0..21 {
+        assert_eq!(home.bindings().await, 1);
+    }
+    while home.metrics.records.get() < 21 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    home.fetches(200);
+    assert_eq!(home.bindings().await, 0, "and whoever is not there is known not to be");
+}
+
+/// Where something of it is missing, the store is read as if nothing had been followed.
+#[tokio::test(start_paused = true)]
+async fn an_inheritance_with_gaps_is_refused() {
+    for (complete, lost) in [(false, false), (true, true)] {
+        let store = inherited().await;
+        let senders = follow(&store, lost);
+        let mut home = Home::owner(&store).await;
+        for n in 0..20 {
+            home.fetches(n);
+        }
+        senders.into_iter().for_each(|sender| sender.send(complete).unwrap());
+        for _ in 0..20 {
+            assert_eq!(home.bindings().await, 1);
+        }
+        while home.metrics.records.get() < 20 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// An inheritance serves one time on the node: a shard that comes back later is read anew.
+#[tokio::test(start_paused = true)]
+async fn an_inheritance_is_used_once() {
+    let store = inherited().await;
+    let senders = follow(&store, false);
+    senders.into_iter().for_each(|sender| sender.send(true).unwrap());
+    let mut home = Home::owner(&store).await;
+    home.fetches(1);
+    assert_eq!(home.bindings().await, 1);
+    let shard = home.registrar.shard_of(&aor(1));
+    home.registrar.release(shard).await;
+    // Another node had it meanwhile, and the phone left there.
+    store.values.lock().unwrap().remove(&(shard, aor(1)));
+    home.registrar.acquire(shard);
+    home.fetches(1);
+    assert_eq!(home.bindings().await, 0);
 }

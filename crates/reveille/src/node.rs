@@ -115,7 +115,7 @@ impl Node {
         let (workers, seats) = Workers::new(count, config.limits.worker_queue);
         let registrar = Registrar::spawn(
             settings::registrar(&config, &registry, runtime, fatal)?,
-            Arc::clone(&replica),
+            replica,
             Arc::new(services.clone()) as Arc<dyn PushServices>,
             edge.table(),
             Arc::clone(&workers) as Arc<dyn HomeEvents>,
@@ -165,7 +165,7 @@ impl Node {
                     drain_asked: Arc::clone(&drain_asked),
                 };
                 let membership = Membership::start(parts);
-                api.join(api::Cluster { status: membership.watch(), view: watched, replica });
+                api.join(api::Cluster { status: membership.watch(), view: watched, store: Arc::clone(store) });
                 Some(membership)
             }
             _ => None,

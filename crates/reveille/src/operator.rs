@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::{
     admin::api::{BindingInfo, Bindings},
-    cluster::Status,
+    cluster::{StandbyInfo, Status},
     config::Config,
 };
 
@@ -59,7 +59,7 @@ pub async fn drain(config: &Config, node: &str) -> anyhow::Result<()> {
 
 fn readable_cluster(status: &Status) -> String {
     let mut text = format!(
-        "seen by {} ({}): {} of {} shards have an owner, {} records wait for Redis\n\n{:<20} {:<10} {:>6} {:>7} {:>7}  {:<10} {:<22} state\n",
+        "seen by {} ({}): {} of {} shards have an owner, {} records wait for Redis\n\n{:<20} {:<10} {:>6} {:>6} {:>9} {:>8} {:>7} {:>7}  {:<10} {:<22} state\n",
         status.node,
         status.standing,
         status.owned,
@@ -68,6 +68,9 @@ fn readable_cluster(status: &Status) -> String {
         "node",
         "roles",
         "shards",
+        "epoch",
+        "standby",
+        "lag",
         "weight",
         "lease",
         "version",
@@ -78,10 +81,13 @@ fn readable_cluster(status: &Status) -> String {
         let id = if node.id.is_empty() { "(later version)" } else { &node.id };
         let lease = format!("{}ms", node.lease_ms);
         let roles = node.roles.join("+");
+        let said = |what: &dyn Fn(StandbyInfo) -> String| node.standby.map_or_else(|| "-".to_owned(), what);
+        let standby = said(&|standby| format!("{}/{}", standby.warm, standby.shards));
+        let lag = said(&|standby| format!("{}ms", standby.lag_ms));
         let _ = writeln!(
             text,
-            "{id:<20} {roles:<10} {:>6} {:>7} {lease:>7}  {:<10} {:<22} {state}",
-            node.shards, node.weight, node.version, node.address
+            "{id:<20} {roles:<10} {:>6} {:>6} {standby:>9} {lag:>8} {:>7} {lease:>7}  {:<10} {:<22} {state}",
+            node.shards, node.epoch, node.weight, node.version, node.address
         );
     }
     text
@@ -173,6 +179,7 @@ mod tests {
 
     #[test]
     fn clusters_read_well() {
+        let standby = StandbyInfo { shards: 512, warm: 510, records: 9, bytes: 9, lag_ms: 131, lag_entries: 2 };
         let node = |id: &str, draining| crate::cluster::NodeStatus {
             id: id.into(),
             tag: 1,
@@ -182,6 +189,8 @@ mod tests {
             weight: 100,
             draining,
             shards: 512,
+            epoch: 7,
+            standby: (!draining).then_some(standby),
             lease_ms: 2500,
         };
         let text = readable_cluster(&Status {
@@ -194,7 +203,16 @@ mod tests {
             map_version: 9,
             nodes: vec![node("sip-1", false), node("sip-2", true), node("", false)],
         });
-        for part in ["seen by sip-1 (live): 1024 of 1024", "edge+home", "2500ms", "draining", "(later version)"] {
+        for part in [
+            "seen by sip-1 (live): 1024 of 1024",
+            "edge+home",
+            "2500ms",
+            "draining",
+            "510/512",
+            "131ms",
+            "       - ",
+            "(later version)",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

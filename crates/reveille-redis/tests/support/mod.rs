@@ -1,7 +1,7 @@
 //! Real servers for the tests: each on a port of its own, with a directory of its own, ended when the test is over.
 #![allow(dead_code)] // each test file uses its part
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prometheus::Registry;
-use reveille_redis::{Endpoint, Keyring, Metrics, Mode, RedisConfig, RedisStore};
+use reveille_redis::{Endpoint, Keyring, Metrics, Mode, RedisConfig, RedisStore, StandbyMetrics};
 use reveille_registrar::aor::Aor;
 use reveille_registrar::replica::{Acks, Replica, StoreError, Write};
 use reveille_runtime::clock;
@@ -92,6 +92,15 @@ impl Server {
     /// Says something to the server on a connection of our own.
     pub(crate) fn say(&self, command: &[&str]) -> String {
         say(self.port, command)
+    }
+
+    /// Says several things on one connection, a line each, and returns all that is answered.
+    pub(crate) fn say_lines(&self, lines: &[&str]) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.write_all(format!("{}\r\nQUIT\r\n", lines.join("\r\n")).as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 }
 
@@ -244,6 +253,55 @@ impl Node {
     }
 }
 
+/// A node that stands by.
+pub(crate) struct Second {
+    pub(crate) node: Node,
+    pub(crate) metrics: StandbyMetrics,
+}
+
+impl Second {
+    pub(crate) async fn open(config: &RedisConfig, limit: usize) -> Self {
+        let node = Node::open(config).await;
+        let metrics = StandbyMetrics::new(&Registry::new()).unwrap();
+        node.store.stand_by(metrics.clone(), limit);
+        Self { node, metrics }
+    }
+
+    /// Follows shards until nothing of them is missing.
+    pub(crate) fn follow(&self, shards: impl IntoIterator<Item = u16>) {
+        let shards: BTreeSet<u16> = shards.into_iter().collect();
+        let count = shards.len() as u64;
+        self.node.store.follow_only(shards);
+        self.until_warm(count);
+    }
+
+    pub(crate) fn until_warm(&self, count: u64) {
+        let warm = || self.node.store.standby_status().is_some_and(|status| status.warm == count);
+        tokio::task::block_in_place(|| until("the shards are followed", warm));
+    }
+
+    /// Claims a shard as a driver does.
+    pub(crate) async fn take_over(&self, shard: u16, epoch: u64) {
+        let expected = self.node.store.fences(&[shard], soon()).await.unwrap()[0].epoch;
+        self.node.store.claim_as(&[(shard, expected, epoch)], soon()).await.pop().unwrap().unwrap();
+        self.node.store.succeed(shard, epoch);
+    }
+
+    /// What a claimed shard inherits: its records, by user; `None` where it has to be read.
+    pub(crate) async fn inherits(&self, shard: u16) -> Option<BTreeMap<String, String>> {
+        let inherited = self.node.store.inherit(shard)?.await?;
+        let mut records = BTreeMap::new();
+        for record in inherited.clone().records() {
+            let (aor, value) = record.unwrap();
+            assert_eq!(inherited.get(&aor), Ok(Some(value.clone())), "one by one as all together");
+            let value = String::from_utf8(value.to_vec()).unwrap();
+            records.insert(aor.as_str().trim_end_matches("@example.com").to_owned(), value);
+        }
+        assert_eq!(inherited.get(&aor("nobody")), Ok(None));
+        Some(records)
+    }
+}
+
 pub(crate) fn load(store: &RedisStore, shard: u16) -> BTreeMap<String, String> {
     let text = |value: Bytes| String::from_utf8(value.to_vec()).unwrap();
     std::thread::scope(|scope| {
@@ -327,12 +385,17 @@ impl Load {
     /// Every acknowledged write is there, or one that was handed over after it.
     pub(crate) fn check(&self, store: &RedisStore) {
         for shard in 0..self.shards {
-            let there = load(store, shard);
-            for ((_, user), id) in self.acknowledged.range((shard, 0)..=(shard, USERS)) {
-                let found = there.get(&format!("user{user}@example.com"));
-                let found = found.unwrap_or_else(|| panic!("write {id} is gone")).parse::<u64>().unwrap();
-                assert!(found >= *id, "write {id} was acknowledged, {found} is there");
-            }
+            self.check_shard(shard, &load(store, shard));
+        }
+    }
+
+    /// The same for what a shard is said to hold, by address or by user.
+    pub(crate) fn check_shard(&self, shard: u16, there: &BTreeMap<String, String>) {
+        for ((_, user), id) in self.acknowledged.range((shard, 0)..=(shard, USERS)) {
+            let name = format!("user{user}");
+            let found = there.get(&name).or_else(|| there.get(&format!("{name}@example.com")));
+            let found = found.unwrap_or_else(|| panic!("write {id} is gone")).parse::<u64>().unwrap();
+            assert!(found >= *id, "write {id} was acknowledged, {found} is there");
         }
     }
 }

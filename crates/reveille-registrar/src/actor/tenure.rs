@@ -2,7 +2,8 @@
 //!
 //! A node that takes a shard over has nothing of it in memory. It serves at once all the same: what is asked for is read from the
 //! store first, the rest follows in the background. Until the last record is there, an input that concerns an
-//! address-of-record waits for that record, and for nothing else.
+//! address-of-record waits for that record, and for nothing else. A shard that this node had followed ([`Inherited`]) is filled from
+//! memory in the same way, and the store is not asked.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Node, ShardMsg};
 use crate::{
     aor::Aor,
-    replica::StoreError,
+    replica::{Inherited, Inheriting, RecordStream, Replica, StoreError},
     shard::{Now, Shard, ShardInput},
 };
 
@@ -43,6 +44,17 @@ pub(super) struct Filling {
     known: HashSet<Aor>,
     /// What waits for a record. Each holds its place at the gate, which so bounds them.
     held: HashMap<Aor, Vec<Admitted<ShardMsg>>>,
+    source: Source,
+}
+
+/// Where records come from.
+#[derive(Default)]
+enum Source {
+    #[default]
+    Store,
+    /// What is inherited is being completed; until it is there everything waits.
+    Awaited,
+    Memory(Arc<dyn Inherited>),
 }
 
 /// What a task that reads from the store reports.
@@ -64,13 +76,31 @@ pub enum Filled {
     },
     /// Every record was reported.
     Whole,
+    /// The shard was followed before it was taken over; `None` where something is missing, and the store has to be read.
+    Inherited(Option<Heirloom>),
+}
+
+/// What a shard inherits.
+pub struct Heirloom(Arc<dyn Inherited>);
+
+impl std::fmt::Debug for Heirloom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Heirloom")
+    }
 }
 
 impl Tenure {
     /// Starts to fill `shard` in the background.
     pub(super) fn begin(number: u32, shard: Shard, node: &Arc<Node>, index: u16) -> Self {
-        tokio::spawn(fill(Arc::clone(node), index, number));
-        Self { number, shard, filling: Some(Filling::default()), leaving: None, returns: false }
+        let mut filling = Filling::default();
+        match node.replica.inherit(index) {
+            Some(inheriting) => {
+                filling.source = Source::Awaited;
+                tokio::spawn(inherit(Arc::clone(node), index, number, inheriting));
+            }
+            None => _ = tokio::spawn(fill(Arc::clone(node), index, number, None)),
+        }
+        Self { number, shard, filling: Some(filling), leaving: None, returns: false }
     }
 
     /// A shard that has all its records.
@@ -79,10 +109,22 @@ impl Tenure {
     }
 
     /// Whether an input about `aor` must wait. The first that waits has the record read.
-    pub(super) fn must_wait(&mut self, node: &Arc<Node>, index: u16, aor: &Aor) -> bool {
-        let Some(filling) = &self.filling else { return false };
+    pub(super) fn must_wait(&mut self, now: Now, node: &Arc<Node>, index: u16, aor: &Aor) -> bool {
+        let Some(filling) = &mut self.filling else { return false };
         if filling.known.contains(aor) {
             return false;
+        }
+        match &filling.source {
+            Source::Awaited => return true,
+            Source::Memory(inherited) => {
+                if let Ok(value) = inherited.get(aor) {
+                    filling.known.insert(aor.clone());
+                    let record = value.map(|value| (aor.clone(), value));
+                    self.shard.handle(now, ShardInput::Loaded(record.into_iter().collect()));
+                    return false;
+                }
+            }
+            Source::Store => {}
         }
         if !filling.held.contains_key(aor) {
             tokio::spawn(read(Arc::clone(node), index, self.number, aor.clone()));
@@ -98,7 +140,7 @@ impl Tenure {
     }
 
     /// Takes in what was read; returns the inputs that need not wait any longer, in their order.
-    pub(super) fn filled(&mut self, now: Now, filled: Filled) -> Vec<Admitted<ShardMsg>> {
+    pub(super) fn filled(&mut self, now: Now, node: &Arc<Node>, index: u16, filled: Filled) -> Vec<Admitted<ShardMsg>> {
         let Some(filling) = &mut self.filling else { return Vec::new() };
         let mut freed = Vec::new();
         match filled {
@@ -121,6 +163,13 @@ impl Tenure {
                 freed.extend(std::mem::take(&mut filling.held).into_values().flatten());
                 self.filling = None;
             }
+            Filled::Inherited(heirloom) => {
+                // Whatever waits finds its record there now, or has it read.
+                freed.extend(std::mem::take(&mut filling.held).into_values().flatten());
+                let inherited = heirloom.map(|Heirloom(inherited)| inherited);
+                filling.source = inherited.clone().map_or(Source::Store, Source::Memory);
+                tokio::spawn(fill(Arc::clone(node), index, self.number, inherited));
+            }
         }
         freed
     }
@@ -131,10 +180,16 @@ impl Tenure {
     }
 }
 
-/// Reads a whole shard, again and again until it succeeds or the shard has gone.
-async fn fill(node: Arc<Node>, index: u16, tenure: u32) {
+/// Waits for what is inherited.
+async fn inherit(node: Arc<Node>, index: u16, tenure: u32, inheriting: Inheriting) {
+    let filled = Filled::Inherited(inheriting.await.map(Heirloom));
+    node.tell(index, ShardMsg::Filled { tenure, filled });
+}
+
+/// Reads a whole shard, again and again until it succeeds or the shard has gone: first from what is inherited, then from the store.
+async fn fill(node: Arc<Node>, index: u16, tenure: u32, mut inherited: Option<Arc<dyn Inherited>>) {
     while node.is_owned(index) {
-        match pass(&node, index, tenure).await {
+        match pass(&node, index, tenure, inherited.take()).await {
             Ok(()) => return node.tell(index, ShardMsg::Filled { tenure, filled: Filled::Whole }),
             Err(error) => {
                 tracing::warn!(shard = index, %error, "the shard cannot be filled yet and serves what is asked for");
@@ -144,11 +199,19 @@ async fn fill(node: Arc<Node>, index: u16, tenure: u32) {
     }
 }
 
-async fn pass(node: &Arc<Node>, index: u16, tenure: u32) -> Result<(), StoreError> {
+async fn pass(
+    node: &Arc<Node>,
+    index: u16,
+    tenure: u32,
+    inherited: Option<Arc<dyn Inherited>>,
+) -> Result<(), StoreError> {
     let permit = node.hydration.clone().acquire_owned().await;
     let (sender, mut receiver) = mpsc::channel(1);
     let replica = Arc::clone(&node.replica);
-    let reading = tokio::task::spawn_blocking(move || batches(&*replica, index, &sender));
+    let reading = tokio::task::spawn_blocking(move || match inherited {
+        Some(inherited) => in_batches(inherited.records(), &sender),
+        None => batches(&*replica, index, &sender),
+    });
     while let Some(records) = receiver.recv().await {
         let (taken, in_place) = oneshot::channel();
         node.tell(index, ShardMsg::Filled { tenure, filled: Filled::Batch { records, taken } });
@@ -161,12 +224,16 @@ async fn pass(node: &Arc<Node>, index: u16, tenure: u32) -> Result<(), StoreErro
 
 /// Reads a shard in batches. Blocks.
 pub(super) fn batches(
-    replica: &dyn crate::replica::Replica,
+    replica: &dyn Replica,
     index: u16,
     sender: &mpsc::Sender<Vec<(Aor, Bytes)>>,
 ) -> Result<(), StoreError> {
+    in_batches(replica.load(index)?, sender)
+}
+
+fn in_batches(records: RecordStream, sender: &mpsc::Sender<Vec<(Aor, Bytes)>>) -> Result<(), StoreError> {
     let mut batch = Vec::new();
-    for record in replica.load(index)? {
+    for record in records {
         batch.push(record?);
         if batch.len() == BATCH && sender.blocking_send(std::mem::take(&mut batch)).is_err() {
             return Ok(()); // nobody to take it: the shard has gone

@@ -14,7 +14,7 @@ use reveille_push::{Outcome, Provider, PushJob, PushServices, PushTarget, Secret
 use reveille_registrar::{
     Acks, Aor, ContactUpdate, ContactsUpdate, FlowProbe, FlowRef, HomeEvent, HomeEvents, Liveness, NodeTag,
     RegisterRequest, Replica, StoreError, StoreFull, Transport, WorkerRef, Write,
-    replica::{Promise, Reading, RecordStream},
+    replica::{Inherited, Inheriting, Promise, Reading, RecordStream},
 };
 
 /// Keeps values in a map and answers at once.
@@ -28,6 +28,8 @@ pub struct Memory {
     /// Verdicts come when [`Memory::answer`] is called, and not at once.
     pub slow: AtomicBool,
     unanswered: Mutex<Vec<(u16, u64)>>,
+    /// What a shard is given when it begins, instead of being read.
+    pub inheritance: Mutex<HashMap<u16, Inheriting>>,
     /// What was left for the next owner.
     pub handed_in: Mutex<Vec<Promise>>,
     acks: Mutex<Option<Arc<dyn Acks>>>,
@@ -69,6 +71,10 @@ impl Replica for Memory {
         Ok(())
     }
 
+    fn inherit(&self, shard: u16) -> Option<Inheriting> {
+        self.inheritance.lock().unwrap().remove(&shard)
+    }
+
     fn hand_in(&self, _: u16, _: &Aor, promise: Promise) {
         self.handed_in.lock().unwrap().push(promise);
     }
@@ -91,6 +97,26 @@ impl Replica for Memory {
         let value = self.values.lock().unwrap().get(&(shard, aor.clone())).cloned();
         let read = if self.broken.load(Ordering::Relaxed) { Err(StoreError::Unavailable) } else { Ok(value) };
         Box::pin(std::future::ready(read))
+    }
+}
+
+/// What was followed of a shard: all of it, but whatever is `lost` has to be read after all.
+pub struct Followed {
+    pub values: HashMap<Aor, Bytes>,
+    pub lost: bool,
+}
+
+impl Inherited for Followed {
+    fn get(&self, aor: &Aor) -> Result<Option<Bytes>, StoreError> {
+        if self.lost { Err(StoreError::Unavailable) } else { Ok(self.values.get(aor).cloned()) }
+    }
+
+    fn records(self: Arc<Self>) -> RecordStream {
+        if self.lost {
+            return Box::new(std::iter::once(Err(StoreError::Unavailable)));
+        }
+        let values: Vec<_> = self.values.iter().map(|(aor, value)| Ok((aor.clone(), value.clone()))).collect();
+        Box::new(values.into_iter())
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{
     Command, Parts, View, promises,
+    standby::Standby,
     status::Status,
     watch::{DRAIN, MEMBERS, watch},
 };
@@ -54,6 +55,7 @@ pub(super) struct Driver {
     inbox: mpsc::UnboundedReceiver<Report>,
     /// The map's version that the view shows.
     shown: Option<u64>,
+    standby: Standby,
     drain_asked: Arc<Notify>,
     drained: Option<oneshot::Sender<()>>,
     left: Option<oneshot::Sender<()>>,
@@ -80,6 +82,7 @@ impl Driver {
             reports,
             inbox,
             shown: None,
+            standby: Standby::default(),
             drain_asked,
             drained: None,
             left: None,
@@ -193,6 +196,7 @@ impl Driver {
         if self.shown != Some(version) {
             self.shown = Some(version);
             self.view.follow(self.ownership.map());
+            self.standby.update(&self.store, &self.own, &self.ownership);
         }
         if self.ownership.is_drained()
             && let Some(drained) = self.drained.take()
@@ -223,6 +227,7 @@ impl Driver {
                 let roster = self.lease.roster();
                 self.view.meet(roster);
                 self.ownership.roster_changed(now, roster);
+                self.shown = None; // who is second may have changed
                 let draining = roster.get(self.own.tag).and_then(|me| me.info.as_ref()).is_some_and(|me| me.draining);
                 tracing::info!(nodes = roster.members().len(), "the cluster has changed");
                 if draining {
@@ -277,7 +282,8 @@ impl Driver {
             Output::Release { shard, epoch } => self.release(now, shard, epoch),
             Output::Look => self.lease.members_changed(now),
             Output::ReadMap => self.read_fences((0..self.shards).collect()),
-            Output::Start { shard, .. } => {
+            Output::Start { shard, epoch } => {
+                self.store.succeed(shard, epoch.0);
                 self.registrar.acquire(shard);
                 self.keep_promises(shard);
             }

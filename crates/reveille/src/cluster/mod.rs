@@ -4,14 +4,15 @@
 //! * `driver` is the task that joins lease, ownership and map to the store; nothing else changes who owns what;
 //! * `view` is the table that requests are routed by;
 //! * `watch` is what it hears from the other nodes, `status` what it says to operators;
-//! * `promises` takes in what other nodes had promised while Redis was away;
 //! * `shared` is what they share beside bindings: credentials and marks that live for a time;
+//! * `standby` chooses the shards whose feeds are followed, `promises` takes in what other nodes had promised while Redis was away;
 //! * `tap` hears which writes the fence refused.
 
 mod driver;
 pub mod keys;
 mod promises;
 mod shared;
+mod standby;
 mod status;
 mod tap;
 mod view;
@@ -30,7 +31,7 @@ use tokio::{
 pub use self::{
     keys::{ClusterKeys, SecretError, tag},
     shared::SharedStore,
-    status::{NodeStatus, Status},
+    status::{NodeStatus, StandbyInfo, Status},
     tap::Tapped,
     view::View,
 };

@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use reveille_cluster::{NodeInfo, OwnLease, Ownership, Standing};
+use reveille_cluster::{Epoch, NodeInfo, OwnLease, Ownership, Standing};
+use reveille_redis::{RedisStore, StandbyStatus};
+use reveille_runtime::clock;
 use serde::{Deserialize, Serialize};
+
+use super::driver::PATIENCE;
 
 /// The cluster, as one node sees it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -45,17 +49,66 @@ pub struct NodeStatus {
     pub draining: bool,
     /// Shards that it owns.
     pub shards: usize,
+    /// The newest epoch under which it owns one: how often a shard of its has changed hands.
+    #[serde(default)]
+    pub epoch: u64,
+    /// What it has said of the shards that it would take over; absent where it does not stand by, or has not been heard.
+    #[serde(default)]
+    pub standby: Option<StandbyInfo>,
     /// Milliseconds that its lease runs at most.
     pub lease_ms: u64,
 }
 
+/// How far a node is with the shards that it would take over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct StandbyInfo {
+    /// Shards that it follows.
+    pub shards: u64,
+    /// Those of which nothing is missing: a takeover reads no record of them.
+    pub warm: u64,
+    /// Records of them.
+    pub records: u64,
+    /// Octets that these take.
+    pub bytes: u64,
+    /// How old, at most, what it has is, in milliseconds.
+    pub lag_ms: u64,
+    /// Entries that its last readings found waiting.
+    pub lag_entries: u64,
+}
+
+impl From<StandbyStatus> for StandbyInfo {
+    fn from(status: StandbyStatus) -> Self {
+        let StandbyStatus { shards, warm, records, bytes, lag_ms, behind } = status;
+        Self { shards, warm, records, bytes, lag_ms, lag_entries: behind }
+    }
+}
+
 impl Status {
+    /// Adds what the nodes have said of their standbys; of this one what it knows by itself. Without the store nothing is known of
+    /// the others.
+    pub(crate) async fn with_standbys(mut self, store: &RedisStore) -> Self {
+        let tags: Vec<String> = self.nodes.iter().map(|node| node.tag.to_string()).collect();
+        let mut said = store.standbys(&tags, clock::now() + PATIENCE).await.unwrap_or_default();
+        for node in &mut self.nodes {
+            let here = store.standby_status().filter(|_| node.id == self.node);
+            node.standby = here.or_else(|| said.remove(&node.tag.to_string())).map(StandbyInfo::from);
+        }
+        self
+    }
+
     /// What the node `own` sees at this moment.
     pub(super) fn of(own: &NodeInfo, lease: &OwnLease, ownership: &Ownership, deferred: u64, now: Instant) -> Self {
         let mut owned: BTreeMap<u32, usize> = BTreeMap::new();
         let map = ownership.map();
         for tag in (0..map.shards()).filter_map(|shard| map.owner(shard)) {
             *owned.entry(tag.0).or_default() += 1;
+        }
+        let mut epochs: BTreeMap<u32, u64> = BTreeMap::new();
+        for shard in 0..map.shards() {
+            if let Some(tag) = map.owner(shard) {
+                let newest = epochs.entry(tag.0).or_default();
+                *newest = (*newest).max(map.fence(shard).epoch.0 >> Epoch::SALT_BITS);
+            }
         }
         let nodes = lease.roster().members().iter().map(|member| {
             let info = member.info.as_ref();
@@ -68,6 +121,8 @@ impl Status {
                 weight: info.map_or(0, |info| info.weight),
                 draining: info.is_some_and(|info| info.draining),
                 shards: owned.get(&member.tag.0).copied().unwrap_or_default(),
+                epoch: epochs.get(&member.tag.0).copied().unwrap_or_default(),
+                standby: None,
                 lease_ms: u64::try_from(member.lease_ends.saturating_duration_since(now).as_millis()).unwrap_or(0),
             }
         });

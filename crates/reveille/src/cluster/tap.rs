@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use reveille_redis::RedisStore;
 use reveille_registrar::{
     aor::Aor,
-    replica::{Acks, Promise, Reading, RecordStream, Replica, StoreError, StoreFull, Write},
+    replica::{Acks, Inheriting, Promise, Reading, RecordStream, Replica, StoreError, StoreFull, Write},
 };
 use reveille_runtime::clock;
 use tokio::sync::mpsc;
@@ -37,6 +37,10 @@ impl Replica for Tapped {
 
     fn load(&self, shard: u16) -> Result<RecordStream, StoreError> {
         self.store.load(shard)
+    }
+
+    fn inherit(&self, shard: u16) -> Option<Inheriting> {
+        self.store.inherit(shard)
     }
 
     fn read(&self, shard: u16, aor: &Aor) -> Reading {

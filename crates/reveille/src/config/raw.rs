@@ -180,6 +180,10 @@ section! {
         lease: Span = Span::secs(3),
         /// The share of this node's work beside others of the cluster, 1 to 10000; twice the weight is twice the shards.
         weight: u32 = 100,
+        /// Whether homes follow the shards they would take over, so that a takeover reads no record from Redis. Costs as much memory again as the bindings, and some processor time with each REGISTER.
+        standby: bool = true,
+        /// Octets that the records of followed shards may take; shards that find no room are read when they are taken over.
+        standby_memory: usize = 1 << 31,
         /// Connections to each other node. What belongs to one call stays on one of them.
         connections: u8 = 2,
     }

@@ -6,7 +6,9 @@ use anyhow::Context;
 use prometheus::Registry;
 use reveille_cluster::{MemberConfig, NodeInfo, Roles};
 use reveille_edge::BoundListener;
-use reveille_redis::{Credentials, Endpoint, Keyring, Mode, RedisConfig, RedisStore, Tls, WaitReplicas};
+use reveille_redis::{
+    Credentials, Endpoint, Keyring, Mode, RedisConfig, RedisStore, StandbyMetrics, Tls, WaitReplicas,
+};
 use reveille_registrar::Replica;
 use reveille_store::{EmbeddedStore, StoreConfig};
 use tokio::sync::mpsc;
@@ -45,6 +47,9 @@ impl Storage {
                 let metrics = reveille_redis::Metrics::new(registry)?;
                 let store = RedisStore::connect(&settings, metrics).await.context("store.redis: not reachable")?;
                 let store = Arc::new(store);
+                if cluster.standby && config.node.roles.home {
+                    store.stand_by(StandbyMetrics::new(registry)?, cluster.standby_memory);
+                }
                 let (tapped, fenced) = Tapped::new(Arc::clone(&store));
                 Ok(Opened { storage: Self::Redis(store), replica: Arc::new(tapped), fenced: Some(fenced) })
             }

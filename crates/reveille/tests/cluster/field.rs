@@ -19,6 +19,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_reveille");
 /// Shards of the test's clusters: enough for every node to have some.
 pub(crate) const SHARDS: usize = 16;
 
+/// Users `u0`, `u1` … beside those that every lab has: enough for every shard to have one.
+pub(crate) const MANY: usize = 40;
+
 /// See the module.
 pub(crate) struct Field {
     pub(crate) nodes: BTreeMap<&'static str, Server>,
@@ -62,7 +65,8 @@ lease = "2s"
             redis.port
         );
         let registrar = format!("shards = {SHARDS}");
-        let lab = Lab::start(LabOptions { extra, registrar, ..LabOptions::default() }).await.unwrap();
+        let users = (0..MANY).map(|n| format!("u{n}")).collect();
+        let lab = Lab::start(LabOptions { extra, registrar, users, ..LabOptions::default() }).await.unwrap();
         let cert = lab.pns.ca().issue(&["reveille-node"]).unwrap();
         fs::write(lab.folder().join("cluster.pem"), cert.cert_pem).unwrap();
         fs::write(lab.folder().join("cluster-key.pem"), cert.key_pem).unwrap();
@@ -158,6 +162,15 @@ lease = "2s"
         assert_eq!(code, 200, "{body}");
         let owner: Value = serde_json::from_str(&body).unwrap();
         self.nodes.keys().find(|name| owner["node"] == **name).unwrap_or_else(|| panic!("{body}"))
+    }
+
+    /// The CSeq of a user's newest registration, as the node that owns his bindings has it in memory.
+    pub(crate) async fn newest(&self, user: &str) -> Option<u64> {
+        let owner = self.home_of(user).await;
+        let path = format!("/api/v1/bindings?aor=sip:{user}@{}", reveille::lab::DOMAIN);
+        let (code, body) = self.node(owner).get(&path).await.unwrap();
+        let shown: Value = serde_json::from_str(&body).ok().filter(|_| code == 200)?;
+        shown["bindings"][0]["cseq"].as_u64()
     }
 
     /// Runs an operator's command against a node; what it printed.

@@ -8,6 +8,7 @@ mod partition;
 #[path = "../process/mod.rs"]
 mod process;
 mod redis;
+mod standby;
 mod takeover;
 
 use std::time::Duration;

@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use reveille_proxy::peers::{Home, Peers};
+use reveille_redis::RedisStore;
 use reveille_registrar::{Aor, NodeTag, Record, Replica, StoreError};
 use serde::Deserialize;
 use serde_json::json;
@@ -23,13 +24,13 @@ pub struct Cluster {
     /// Who owns what.
     pub view: Arc<View>,
     /// The store that all nodes share.
-    pub replica: Arc<dyn Replica>,
+    pub store: Arc<RedisStore>,
 }
 
 impl Cluster {
     /// The record of an address-of-record that another node owns, as it is stored.
     pub(super) async fn stored(&self, shard: u16, aor: &Aor) -> Result<Option<Record>, StoreError> {
-        let value = self.replica.read(shard, aor).await?;
+        let value = self.store.read(shard, aor).await?;
         Ok(value.and_then(|value| Record::decode(&value).ok()))
     }
 
@@ -41,7 +42,7 @@ impl Cluster {
 pub(super) async fn status(State(api): State<Api>) -> Response {
     let Some(cluster) = api.cluster.get() else { return alone() };
     match cluster.status.status().await {
-        Some(status) => Json(status).into_response(),
+        Some(status) => Json(status.with_standbys(&cluster.store).await).into_response(),
         None => refusal(StatusCode::SERVICE_UNAVAILABLE, "the node stops"),
     }
 }

@@ -110,6 +110,8 @@ impl Checker {
             key,
             lease,
             weight,
+            standby: section.standby,
+            standby_memory: section.standby_memory,
             connections,
         })
     }

@@ -81,6 +81,10 @@ pub struct Cluster {
     pub lease: Duration,
     /// Its share of the shards beside others'; at least 1.
     pub weight: u32,
+    /// Whether a home follows the shards it would take over.
+    pub standby: bool,
+    /// Octets that their records may take.
+    pub standby_memory: usize,
     /// Connections to each other node; at least 1.
     pub connections: u8,
 }

@@ -88,6 +88,8 @@ fn the_least_node_of_a_cluster_has_the_documented_defaults() {
             key: at("node-key.pem"),
             lease: Duration::from_secs(3),
             weight: 100,
+            standby: true,
+            standby_memory: 1 << 31,
             connections: 2,
         }
     );

@@ -51,6 +51,8 @@ use crate::{
 
 /// How long the start waits for push credentials to be fetched; a push service that is away does not hold up a node.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// How long before that who still waits is told that it was in vain.
+const LAST_WORD: Duration = Duration::from_millis(250);
 /// How long connections may take to close when a drain's time is up.
 const CLOSING: Duration = Duration::from_secs(1);
 /// How often what can change by itself is looked at for readiness.
@@ -274,7 +276,9 @@ impl Node {
         let refusing = async {
             tokio::time::sleep(left / 2).await;
             self.shared.closing.store(true, Ordering::Relaxed);
-            tokio::time::sleep(left / 2 + CLOSING).await;
+            tokio::time::sleep((left / 2).saturating_sub(LAST_WORD)).await;
+            self.workers.give_up().await;
+            tokio::time::sleep(LAST_WORD + CLOSING).await;
             false
         };
         let closed = tokio::select! {

@@ -118,3 +118,21 @@ async fn s139_a_planned_drain_of_the_phones_edge_costs_no_call() {
 async fn s139_a_planned_drain_of_the_home_costs_no_call() {
     costs_no_call(Part::Home).await;
 }
+
+/// A phone that nobody takes up rings longer than a drain may last: its caller is told before the connection goes, and it stops.
+#[tokio::test]
+async fn s139_a_drain_that_runs_out_of_time_says_so() {
+    let mut field = Field::start(&["n1", DRAINED]).await;
+    let caller = field.caller("caller", DRAINED).await;
+    let mut alice = awake(&field, "alice", "n1").await;
+    let mut call = caller.invite(&format!("sip:alice@{DOMAIN}")).unwrap();
+    let mut offer = alice.expect_invite(SOON).await.unwrap();
+    offer.ring().unwrap();
+    call.expect_provisional(180, SOON).await.unwrap();
+    let leaving = field.nodes.remove(DRAINED).unwrap();
+    leaving.signal("-TERM");
+    let last = call.final_response(PATIENCE).await.unwrap().message;
+    assert_eq!((last.code(), last.header("Retry-After").is_some()), (503, true));
+    offer.expect_cancel(SOON).await.expect("nobody calls any more");
+    assert_eq!(leaving.ended().await.code(), Some(0));
+}

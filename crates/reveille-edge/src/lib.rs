@@ -9,6 +9,7 @@ mod address;
 mod answer;
 mod datagram;
 mod dial;
+mod drain;
 mod edge;
 mod flows;
 mod keepalive;

@@ -10,6 +10,7 @@ mod process;
 mod redis;
 mod standby;
 mod takeover;
+mod tickets;
 
 use std::time::Duration;
 

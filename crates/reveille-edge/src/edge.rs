@@ -102,8 +102,9 @@ impl Edge {
                     at
                 }
                 Transport::Tcp | Transport::Tls => {
-                    let tls =
-                        (listener.transport == Transport::Tls).then(|| tls::server(listener, &metrics)).transpose();
+                    let tickets = settings.tickets.as_ref();
+                    let is_tls = listener.transport == Transport::Tls;
+                    let tls = is_tls.then(|| tls::server(listener, tickets, &metrics)).transpose();
                     let tls = tls.map_err(|e| error(e.key, e.reason))?.map(|config| ServerTls {
                         config: Arc::new(config),
                         client_names: listener.client_names.clone().into(),

@@ -11,6 +11,7 @@ mod process;
 mod redis;
 mod standby;
 mod takeover;
+mod tickets;
 
 use std::time::Duration;
 

@@ -35,6 +35,11 @@ impl Keys {
         ShardKeys { fence: name("fence"), records: name("records"), feed: name("feed"), deferred: name("deferred") }
     }
 
+    /// What is written to find out whether a server takes writes again.
+    pub(crate) fn probe(&self, shard: u16) -> String {
+        format!("rv:{}:{{{shard}}}:probe", self.cluster)
+    }
+
     pub(crate) fn member(&self, what: &str) -> String {
         format!("rv:{}:{{members}}:{what}", self.cluster)
     }

@@ -14,15 +14,16 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use parking_lot::Mutex;
 use reveille::lab::{DOMAIN, Lab, LabOptions};
+use reveille_testkit::redis::Redis;
 use serde_json::Value;
 use tokio::{
     sync::watch,
+    task::block_in_place,
     time::{Instant, sleep},
 };
 
 use crate::{
     node::{self, Node},
-    redis::Redis,
     relay::{Link, Pids, Relay, Route, Weather},
     witness::{Senders, Witness},
 };
@@ -113,8 +114,8 @@ pub(crate) struct Plan<'a> {
 impl Cluster {
     /// Starts everything and waits until it is steady.
     pub(crate) async fn start(plan: Plan<'_>) -> anyhow::Result<Self> {
-        let redis = Redis::start().await?;
-        let standby = redis.start_replica().await?;
+        let redis = block_in_place(Redis::durable)?;
+        let standby = block_in_place(|| redis.replica())?;
         // An INVITE is refused well before the 32 s after which its sender gives up.
         let push = "call_wait = \"15s\"".to_owned();
         let registrar = format!("shards = {SHARDS}");
@@ -219,12 +220,12 @@ impl Cluster {
         // The witness first, so that it misses nothing.
         self.master.send_replace(self.standby.addr());
         sleep(POLL).await;
-        self.standby.promote().await?;
+        block_in_place(|| self.standby.promote())?;
         std::mem::swap(&mut self.redis, &mut self.standby);
         for seat in &self.seats {
             seat.redis.lead(Some(self.redis.addr()));
         }
-        self.standby = self.redis.start_replica().await?;
+        self.standby = block_in_place(|| self.redis.replica())?;
         Ok(())
     }
 
@@ -257,7 +258,7 @@ impl Cluster {
 
     /// What keeps the cluster from being steady.
     async fn unsteady(&self) -> anyhow::Result<Option<String>> {
-        if !self.standby.is_linked().await? {
+        if !block_in_place(|| self.standby.is_linked()) {
             return Ok(Some("the replica of Redis does not follow".to_owned()));
         }
         let mut first = None;

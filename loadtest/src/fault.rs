@@ -9,7 +9,7 @@ use rand::{
     seq::{IndexedRandom as _, SliceRandom as _},
 };
 use serde::Serialize;
-use tokio::time::sleep;
+use tokio::{task::block_in_place, time::sleep};
 
 use crate::{
     cluster::{Cluster, Role},
@@ -194,14 +194,14 @@ impl Fault {
                 cluster.weather.send_modify(|weather| weather.peers[seat] = Link::Open);
             }
             Kind::RestartRedis => {
-                cluster.redis.kill().await?;
+                cluster.redis.kill();
                 sleep(self.hold).await;
-                cluster.redis.restart().await?;
+                block_in_place(|| cluster.redis.restart())?;
             }
             Kind::FailOver => {
                 // What the checker has read from the feeds must have reached the replica, as all that is older has.
                 sleep(Duration::from_millis(100)).await;
-                cluster.redis.kill().await?;
+                cluster.redis.kill();
                 sleep(self.hold).await;
                 cluster.fail_over().await?;
             }

@@ -7,7 +7,6 @@ mod feed;
 mod ledger;
 mod node;
 mod options;
-mod redis;
 mod relay;
 mod report;
 mod run;

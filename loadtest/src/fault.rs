@@ -9,7 +9,7 @@ use rand::{
     seq::{IndexedRandom as _, SliceRandom as _},
 };
 use serde::Serialize;
-use tokio::{task::block_in_place, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
     cluster::{Cluster, Role},
@@ -34,7 +34,7 @@ pub(crate) enum Kind {
     CutPeers,
     /// Redis is killed and started again.
     RestartRedis,
-    /// Redis is killed, and its replica takes its place.
+    /// A master of Redis is killed, and its replica takes its place.
     FailOver,
     /// Redis answers late.
     SlowRedis,
@@ -196,14 +196,12 @@ impl Fault {
             Kind::RestartRedis => {
                 cluster.redis.kill();
                 sleep(self.hold).await;
-                block_in_place(|| cluster.redis.restart())?;
+                cluster.redis.revive()?;
             }
             Kind::FailOver => {
                 // What the checker has read from the feeds must have reached the replica, as all that is older has.
                 sleep(Duration::from_millis(100)).await;
-                cluster.redis.kill();
-                sleep(self.hold).await;
-                cluster.fail_over().await?;
+                cluster.redis.fail_over(self.victim, self.hold).await?;
             }
             Kind::SlowRedis => {
                 cluster.weather.send_modify(|weather| weather.redis.fill(self.link));

@@ -1,6 +1,7 @@
 //! Load and faults for a whole cluster on one machine: real nodes, a real Redis, real TLS, the lab's push services, and phones
 //! that sleep. `docs/faults.md` says what is done and what is checked.
 
+mod callers;
 mod cluster;
 mod fault;
 mod feed;
@@ -10,6 +11,7 @@ mod options;
 mod relay;
 mod report;
 mod run;
+mod servers;
 mod traffic;
 mod witness;
 

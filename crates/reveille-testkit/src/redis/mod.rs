@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// Between two looks at what a server sends no word of.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Lines of its log that are kept of each server.
-const LOG_LINES: usize = 60;
+const LOG_LINES: usize = 400;
 /// Ports to choose from, and 10,000 above them those of the cluster bus. The system gives neither to others who ask it for a port
 /// or make a connection, so a server that was killed finds its own free when it comes back.
 const PORTS: std::ops::Range<u16> = 12_000..22_000;

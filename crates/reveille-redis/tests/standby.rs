@@ -103,7 +103,7 @@ async fn a_gap_before_the_claim_is_noticed() {
 fn claim_unseen(server: &Redis, shard: u16, node: &str, expected: u64, epoch: u64) {
     let (fence, feed) = (format!("rv:lab:{{{shard}}}:fence"), format!("rv:lab:{{{shard}}}:feed"));
     let (expected, epoch) = (expected.to_string(), epoch.to_string());
-    let claim = ["FCALL", "reveille1_claim", "2", &fence, &feed, node, &expected, "", "256", &epoch];
+    let claim = ["FCALL", "reveille2_claim", "2", &fence, &feed, node, &expected, "", "256", &epoch];
     let said = server.ask_all(&[&["MULTI"], &claim, &["XTRIM", &feed, "MAXLEN", "0"], &["EXEC"]]).unwrap();
     assert!(said[3].contains(&epoch), "{said:?}");
 }

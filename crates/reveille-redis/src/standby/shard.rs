@@ -201,9 +201,11 @@ impl Entry {
 
 /// Whether an entry's name is later than another's: `milliseconds-number`.
 fn is_later(one: &str, other: &str) -> bool {
-    let parts = |id: &str| id.split_once('-').and_then(|(time, seq)| Some((time.parse().ok()?, seq.parse().ok()?)));
-    let (one, other): (Option<(u64, u64)>, Option<(u64, u64)>) = (parts(one), parts(other));
-    one > other
+    let parts = |id: &str| -> Option<(u64, u64)> {
+        let (time, number) = id.split_once('-')?;
+        Some((time.parse().ok()?, number.parse().ok()?))
+    };
+    parts(one) > parts(other)
 }
 
 #[cfg(test)]

@@ -301,7 +301,7 @@ impl Node {
 
     /// Stops at once; what is durable stays so.
     pub async fn stop(self) {
-        let Self { edge, tasks, registrar, services, storage, membership, admin, stop, .. } = self;
+        let Self { edge, workers, tasks, registrar, services, storage, membership, shared, admin, stop, .. } = self;
         edge.shutdown().await;
         tasks.iter().for_each(JoinHandle::abort);
         registrar.drain(Duration::ZERO).await;
@@ -309,9 +309,11 @@ impl Node {
             membership.leave().await;
         }
         services.drain(Duration::from_secs(1)).await;
-        storage.close().await;
         stop.cancel();
         admin.stopped().await;
+        // Nothing of them may keep the store open.
+        drop((workers, registrar, services, shared));
+        storage.close().await;
     }
 }
 

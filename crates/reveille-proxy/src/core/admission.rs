@@ -137,7 +137,7 @@ impl Core {
         let lost = set.lost && origin.purpose == Purpose::Cluster;
         let is_gone = match (&set.flow, set.onward) {
             (Some(flow), _) => flows.liveness(flow) == Liveness::Gone,
-            (None, Some(node)) => lost || shared.peers.destination(node).is_none(),
+            (None, Some(node)) => lost || self.is_lost(node, request),
             (None, None) => false,
         };
         let mut own_routes = set.own;

@@ -3,7 +3,7 @@
 //! A shard never waits for the store. It hands a record over, goes on, and hears the verdict later as
 //! [`Acks::written`]; the 200 of the REGISTER leaves then and not before (S-108, P-170).
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -38,6 +38,19 @@ pub trait Replica: Send + Sync {
     /// Whether this node had followed a shard that it takes over now, so that nothing of it need be read. Asked once, when the shard
     /// begins; what is given is given away. `None` where nobody followed it.
     fn inherit(&self, shard: u16) -> Option<Inheriting> {
+        let _ = shard;
+        None
+    }
+
+    /// Leaves a note for whoever owns the shard next, in place of the last. It holds fingerprints of push tokens. Takes a second at most,
+    /// and may be lost. `None` from a store that nobody shares.
+    fn leave_note(&self, shard: u16, note: Vec<u8>) -> Option<Leaving> {
+        let _ = (shard, note);
+        None
+    }
+
+    /// The note that the last owner left, and how long ago.
+    fn find_note(&self, shard: u16) -> Option<Finding> {
         let _ = shard;
         None
     }
@@ -94,6 +107,12 @@ pub trait Inherited: Send + Sync {
 
 /// An inheritance whose last changes are being read; `None` where something of it is missing.
 pub type Inheriting = Pin<Box<dyn Future<Output = Option<Arc<dyn Inherited>>> + Send>>;
+
+/// A note on its way to the store.
+pub type Leaving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A note on its way from the store, and how long the store has had it.
+pub type Finding = Pin<Box<dyn Future<Output = Option<(Vec<u8>, Duration)>> + Send>>;
 
 /// A record on its way from the store.
 pub type Reading = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError>> + Send>>;

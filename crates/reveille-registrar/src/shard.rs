@@ -16,6 +16,7 @@ mod redacted;
 mod register;
 mod requests;
 mod resolve;
+mod spent;
 mod table;
 
 use std::{
@@ -40,6 +41,7 @@ use self::{
     deferred::Deferred,
     register::Rules,
     resolve::{Judge, Way},
+    spent::Notes,
     table::Table,
 };
 use crate::{
@@ -97,6 +99,7 @@ pub struct Shard {
     deadlines: DeadlineQueue<Aor>,
     deferred: Deferred,
     budgets: Budgets,
+    notes: Notes,
     outputs: VecDeque<ShardOutput>,
     next_id: u64,
     now: Option<Now>,
@@ -136,6 +139,7 @@ impl Shard {
             deadlines: DeadlineQueue::new(),
             deferred: Deferred::default(),
             budgets: Budgets::new(config.push_limits),
+            notes: Notes::default(),
             outputs: VecDeque::new(),
             next_id: u64::from(config.incarnation) << 40,
             now: None,
@@ -170,6 +174,8 @@ impl Shard {
                 let _ = done.send(()); // whoever asked may have gone
             }
             ShardInput::Loaded(records) => self.load(records),
+            ShardInput::NoteLeft => self.note_left(now),
+            ShardInput::NoteFound { note, age } => self.note_found(now, &note, age),
         }
         self.count();
     }
@@ -361,7 +367,11 @@ impl Shard {
                 }
                 Effect::Coalesced => self.metrics.pushes_coalesced.inc(),
                 Effect::Push { key, target, fingerprint, class, deadline } => {
-                    if !self.budgets.take(fingerprint, class, now.mono) {
+                    let is_within = self.budgets.take(fingerprint, class, now.mono);
+                    if self.budgets.has_news() {
+                        self.note_spending(now);
+                    }
+                    if !is_within {
                         self.metrics.pushes_limited.inc();
                         active.push_refused(now, key, Outcome::Throttled { retry_after: None });
                         continue;

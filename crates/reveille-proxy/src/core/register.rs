@@ -24,7 +24,7 @@ use reveille_transaction::ServerId;
 
 use super::{
     Core, Now, Timer,
-    admission::{SUPPORTED, user_of},
+    admission::{Refusal, SUPPORTED, user_of},
     context::{Origin, Registering, Work},
     reply::Reply,
 };
@@ -53,23 +53,23 @@ const AN_HOUR: u32 = 3600;
 
 impl Core {
     /// Checks a REGISTER in the order of RFC 3261 §10.3 (S-100). Nothing is stored before it returns.
-    pub(super) fn admit_register(&self, now: Now, request: &Message, origin: &Origin) -> Result<Registration, Reply> {
+    pub(super) fn admit_register(&self, now: Now, request: &Message, origin: &Origin) -> Result<Registration, Refusal> {
         let unknown: Vec<&str> =
             request.values(HeaderId::Require).filter(|t| !matches!(*t, "path" | "outbound" | "")).collect();
         if !unknown.is_empty() {
-            return Err(Reply::new(420).with(HeaderId::Unsupported, unknown.join(", ")));
+            return Err(Reply::new(420).with(HeaderId::Unsupported, unknown.join(", ")).into());
         }
         let to = request.to().ok().and_then(|to| Uri::parse(to.uri).ok()).ok_or_else(|| Reply::new(400))?;
         if !matches!(to.scheme(), Scheme::Sip | Scheme::Sips) {
-            return Err(Reply::new(400)); // S-102
+            return Err(Reply::new(400).into()); // S-102
         }
         let user = self.authenticate_registrant(now, request, origin)?;
         if !self.shared.settings.is_our_domain(to.host()) {
-            return Err(Reply::new(404));
+            return Err(Reply::new(404).into());
         }
         let aor = Aor::from_uri(&to, &self.shared.settings.aliases).map_err(|_| Reply::new(404))?;
         if user.is_some_and(|user| user != user_of(&aor)) {
-            return Err(Reply::new(403)); // S-115: no third-party registration
+            return Err(Reply::new(403).into()); // S-115: no third-party registration
         }
         let checked = self.check_contacts(request, origin, &aor);
         if let Err(reply) = &checked
@@ -78,10 +78,10 @@ impl Core {
         {
             self.reject_waiting(&aor, request);
         }
-        checked
+        checked.map_err(Refusal::Reply)
     }
 
-    fn authenticate_registrant(&self, now: Now, request: &Message, origin: &Origin) -> Result<Option<String>, Reply> {
+    fn authenticate_registrant(&self, now: Now, request: &Message, origin: &Origin) -> Result<Option<String>, Refusal> {
         if origin.purpose == Purpose::Cluster {
             return Ok(None);
         }

@@ -1,6 +1,6 @@
 //! What a shard is told and what it says.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reveille_push::{Outcome, PushClass, PushTarget, Ticket, WakeFailure};
@@ -190,6 +190,15 @@ pub enum ShardInput {
     Amend(Amendment),
     /// Records from the store, before the shard serves.
     Loaded(Vec<(Aor, Bytes)>),
+    /// A [`ShardOutput::Note`] is in the store, or was given up.
+    NoteLeft,
+    /// A note of the shard's last owner.
+    NoteFound {
+        /// As it was left.
+        note: Vec<u8>,
+        /// How long ago, by the clock of the store.
+        age: Duration,
+    },
 }
 
 impl ShardInput {
@@ -205,7 +214,7 @@ impl ShardInput {
             | Self::PushAnswered { aor, .. }
             | Self::FlowUnusable { aor, .. } => Some(aor),
             Self::Amend(amendment) => Some(&amendment.aor),
-            Self::Written { .. } | Self::Loaded(_) => None,
+            Self::Written { .. } | Self::Loaded(_) | Self::NoteLeft | Self::NoteFound { .. } => None,
         }
     }
 
@@ -246,6 +255,8 @@ pub enum ShardOutput {
         /// What was promised.
         promise: Box<Promise>,
     },
+    /// Leave a note of what push budgets have been spent, for whoever owns the shard next; [`ShardInput::NoteLeft`] follows.
+    Note(Vec<u8>),
     /// Ask for a push; the verdict comes back as [`ShardInput::PushAnswered`].
     Push(Box<PushOrder>),
 }

@@ -1,6 +1,7 @@
 //! Scenarios on one shard, without a runtime: time and the store move when the test says so.
 
 mod deferred;
+mod notes;
 mod race;
 mod registration;
 mod resolve;

@@ -5,6 +5,7 @@
 mod credentials;
 mod drain;
 mod field;
+mod nonces;
 mod partition;
 #[path = "../process/mod.rs"]
 mod process;

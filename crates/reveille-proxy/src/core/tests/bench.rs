@@ -28,7 +28,7 @@ use reveille_sip::{limits::Limits, message::Message};
 use reveille_transaction::TimerConfig;
 
 use crate::{
-    auth::Digest,
+    auth::{Digest, NoncePins},
     core::{Core, Shared},
     egress::{Bound, Destination, Flows, LocalAddress, SendError, TokenError, Trust},
     home::{HomeBusy, Homes},
@@ -253,6 +253,21 @@ impl Bench {
         flows: Arc<FakeFlows>,
         peers: Arc<dyn Peers>,
     ) -> Self {
+        Self::assemble(settings, auth, None, flows, peers)
+    }
+
+    /// A node that asks where nonces belong.
+    pub(super) fn pinning(auth: Digest, pins: Arc<dyn NoncePins>) -> Self {
+        Self::assemble(settings(), Some(auth), Some(pins), Arc::default(), Arc::new(Alone))
+    }
+
+    fn assemble(
+        settings: Settings,
+        auth: Option<Digest>,
+        pins: Option<Arc<dyn NoncePins>>,
+        flows: Arc<FakeFlows>,
+        peers: Arc<dyn Peers>,
+    ) -> Self {
         let homes = Arc::new(FakeHomes::default());
         let shared = Arc::new(Shared {
             settings,
@@ -261,6 +276,7 @@ impl Bench {
             peers,
             pushes: Arc::new(FakePushes),
             auth: auth.map(Arc::new),
+            pins,
             users: None,
             metrics: Metrics::new(&Registry::new()).unwrap(),
             draining: AtomicBool::new(false),

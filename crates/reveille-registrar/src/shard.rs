@@ -278,7 +278,7 @@ impl Shard {
                 }
             }
             Ok(applied) if !applied.changed && is_settled => {
-                self.registered(request.reply, Ok(views(&applied.record, now, &[])), "unchanged");
+                self.registered(request.reply, Ok(views(&applied.record, now, &applied.touched)), "unchanged");
             }
             Ok(applied) => self.submit_register(now, request, applied),
         }

@@ -36,10 +36,16 @@ pub(super) struct Registration {
     contacts: ContactsUpdate,
     path: Vec<String>,
     outbound: bool,
+    sent_on: bool,
     announcements: Vec<Announcement>,
 }
 
 impl Registration {
+    /// The same, of a REGISTER that another node may have seen before.
+    pub(super) fn sent_on(self) -> Self {
+        Self { sent_on: true, ..self }
+    }
+
     /// Whose it is.
     pub(super) fn aor(&self) -> &Aor {
         &self.aor
@@ -103,6 +109,7 @@ impl Core {
             contacts: ContactsUpdate::Fetch,
             path,
             outbound: false,
+            sent_on: origin.purpose == Purpose::Cluster,
             announcements: Vec::new(),
         };
         let expires = request.expires();
@@ -278,7 +285,7 @@ impl Core {
         origin: &Origin,
         registration: Registration,
     ) -> Option<u64> {
-        let Registration { aor, contacts, path, outbound, announcements } = registration;
+        let Registration { aor, contacts, path, outbound, sent_on, announcements } = registration;
         let targets = match &contacts {
             ContactsUpdate::Update(list) => list.iter().filter_map(|c| c.push.as_ref()).map(|p| p.provider).collect(),
             _ => Vec::new(),
@@ -292,6 +299,7 @@ impl Core {
             // What another node sends names the phone's flow in Path.
             flow: (origin.purpose != Purpose::Cluster).then_some(origin.flow),
             outbound,
+            sent_on,
             reply: WorkerRef { worker: self.worker, context: self.next_context },
         };
         if self.shared.homes.ask(&aor, ShardInput::Register(Box::new(ask))).is_err() {

@@ -49,6 +49,8 @@ pub struct RegisterRequest {
     pub flow: Option<FlowRef>,
     /// Whether `reg-id` is honoured (S-119).
     pub outbound: bool,
+    /// Whether a node sent it on, and so may send it again where the first home did not answer: that one may have written it.
+    pub sent_on: bool,
     /// Who wants the answer.
     pub reply: WorkerRef,
 }

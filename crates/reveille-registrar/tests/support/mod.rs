@@ -208,6 +208,7 @@ pub fn register(n: u32, cseq: u32) -> RegisterRequest {
             transport: Transport::Tls,
         }),
         outbound: true,
+        sent_on: false,
         reply: WorkerRef { worker: 0, context: n.into() },
     }
 }

@@ -195,8 +195,10 @@ fn a_register_of_a_local_phone_follows_its_shard() {
     *field.owner.lock() = Some(FAR);
     field.node(FAR).peer(on(FAR, PHONE), &register());
     field.run();
-    let (reply, flow, path) = registering(&mut field, FAR);
-    assert_eq!((flow, path), (Some(on(FAR, PHONE)), 0));
+    let asked = field.node(FAR).asked();
+    let [ShardInput::Register(ask)] = asked.as_slice() else { panic!("expected one Register") };
+    let (reply, flow, path) = (ask.reply, ask.flow, ask.path.len());
+    assert_eq!((flow, path, ask.sent_on), (Some(on(FAR, PHONE)), 0, false), "no other home has seen it");
     field.tell(FAR, reply, HomeEvent::Moved);
     *field.owner.lock() = Some(HOME);
     field.advance(Duration::from_millis(50));
@@ -237,6 +239,22 @@ fn s082_the_503_of_a_home_is_our_own() {
         let last = answers.last().expect("an answer");
         assert_eq!((last.status(), last.has(HeaderId::RetryAfter)), (Some(503), true), "{method}");
     }
+}
+
+/// S-082: a home falls silent, and is known to be gone only when the time for another has passed: the phone is asked to come again, and
+/// not told of a fault.
+#[test]
+fn s082_a_home_that_is_lost_too_late_is_503() {
+    let mut field = Field::new();
+    field.node(FAR).peer(on(FAR, PHONE), &register());
+    field.run();
+    assert_eq!(field.node(HOME).asked().len(), 1);
+    field.node(FAR).advance(Duration::from_millis(10_500)); // and nothing comes from the home
+    field.kill(HOME);
+    field.run();
+    let answers = field.at(on(FAR, PHONE));
+    let last = answers.last().expect("an answer");
+    assert_eq!((last.status(), last.has(HeaderId::RetryAfter)), (Some(503), true));
 }
 
 /// A phone that registered where its home was, and whose shard has moved since, is reached through the node that holds its flow.

@@ -402,6 +402,9 @@ pub enum RegisterError {
     /// The push service has called this token dead (P-156).
     #[error("push token known to be dead")]
     DeadPush,
+    /// A later version of this software has written the record, and this one may not write over it.
+    #[error("the record is of a later version")]
+    LaterVersion,
     /// The store did not keep it (S-108, P-170).
     #[error("the store did not keep the record")]
     Store(StoreError),
@@ -414,7 +417,7 @@ impl RegisterError {
             Self::OutOfOrder => 500,
             Self::TooMany => 403,
             Self::DeadPush => 555,
-            Self::Store(_) => 503,
+            Self::LaterVersion | Self::Store(_) => 503,
         }
     }
 
@@ -424,6 +427,7 @@ impl RegisterError {
             Self::OutOfOrder => "out_of_order",
             Self::TooMany => "too_many",
             Self::DeadPush => "dead_push",
+            Self::LaterVersion => "later_version",
             Self::Store(_) => "store",
         }
     }

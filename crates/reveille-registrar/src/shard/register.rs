@@ -129,14 +129,14 @@ fn update(
     let identity = identity(request, contact);
     let found = identity.find(&applied.record, &applied.touched);
     let former = found.and_then(|key| applied.record.bindings.iter().position(|binding| binding.key == key));
-    let (key, generation, mut dead_push) = match former.and_then(|at| applied.record.bindings.get(at)) {
+    let (key, generation, mut dead_push, more) = match former.and_then(|at| applied.record.bindings.get(at)) {
         Some(binding) => {
             if !applied.touched.contains(&binding.key) {
                 in_order(binding, request)?;
             }
-            (binding.key, binding.generation.saturating_add(1), binding.dead_push)
+            (binding.key, binding.generation.saturating_add(1), binding.dead_push, binding.more.clone())
         }
-        None => (applied.record.take_key(), 1, None),
+        None => (applied.record.take_key(), 1, None, Vec::new()),
     };
     let mut push = contact.push.clone();
     if let Some(target) = &push {
@@ -165,6 +165,7 @@ fn update(
         push,
         dead_push,
         pnsreg: contact.pnsreg,
+        more,
     };
     match former.and_then(|at| applied.record.bindings.get_mut(at)) {
         Some(slot) => *slot = binding,

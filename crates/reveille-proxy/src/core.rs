@@ -16,6 +16,7 @@ mod moved;
 mod onward;
 mod outcome;
 mod rebound;
+mod refused;
 mod register;
 mod reply;
 mod routes;

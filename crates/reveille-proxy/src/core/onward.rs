@@ -227,7 +227,12 @@ impl Core {
                     context.started = started;
                 }
             }
-            Err(reply) => self.reply(now, server, &delivery.request, &origin, reply),
+            Err(reply) => {
+                if reply.status != 423 {
+                    self.reject_waiting(aor, &delivery.request);
+                }
+                self.reply(now, server, &delivery.request, &origin, reply);
+            }
         }
     }
 

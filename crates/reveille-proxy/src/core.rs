@@ -17,6 +17,7 @@ mod onward;
 mod outcome;
 mod pinned;
 mod rebound;
+mod refused;
 mod register;
 mod reply;
 mod routes;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::{
     aor::Aor,
-    record::{DecodeError, Record},
+    record::{self, DecodeError, Record},
 };
 
 /// Keeps the records of all shards.
@@ -79,6 +79,13 @@ impl Promise {
         out.extend_from_slice(&base);
         out.extend_from_slice(&self.record.encode());
         out
+    }
+
+    /// Whether [`Promise::encode`] of a later version wrote this: it is to be left to a node that knows that version.
+    pub fn is_later(bytes: &[u8]) -> bool {
+        let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return false };
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        rest.split_at_checked(length).is_some_and(|(base, record)| record::is_later(base) || record::is_later(record))
     }
 
     /// Reads what [`Promise::encode`] wrote.

@@ -48,7 +48,7 @@ use crate::{
     aor::Aor,
     flow::{FlowProbe, Liveness},
     metrics::Metrics,
-    record::{Binding, BindingKey, Fingerprint, Record},
+    record::{self, Binding, BindingKey, Fingerprint, Record},
 };
 
 /// What a shard is held to.
@@ -169,10 +169,12 @@ impl Shard {
             ShardInput::Written { write, result } => self.written(now, write, result),
             ShardInput::PushAnswered { aor, push, outcome, .. } => self.push_answered(now, &aor, push, outcome),
             ShardInput::FlowUnusable { aor, key } => self.flow_unusable(now, &aor, key),
-            ShardInput::Amend(Amendment { aor, change, done }) => {
+            // Whoever asked may have gone; one that is not answered knows that nothing was changed.
+            ShardInput::Amend(Amendment { aor, change, done }) if !self.is_later(&aor) => {
                 self.mutate(now, &aor, change);
-                let _ = done.send(()); // whoever asked may have gone
+                let _ = done.send(());
             }
+            ShardInput::Amend(_) => {}
             ShardInput::Loaded(records) => self.load(records),
             ShardInput::NoteLeft => self.note_left(now),
             ShardInput::NoteFound { note, age } => self.note_found(now, &note, age),
@@ -258,7 +260,16 @@ impl Shard {
         self.table.get(aor).and_then(|value| Record::decode(value).ok())
     }
 
+    /// Whether the record is of a later version of this software, which serves it where it runs already.
+    fn is_later(&self, aor: &Aor) -> bool {
+        self.table.get(aor).is_some_and(record::is_later)
+    }
+
     fn register(&mut self, now: Now, request: &RegisterRequest) {
+        if self.is_later(&request.aor) {
+            let error = RegisterError::LaterVersion;
+            return self.registered(request.reply, Err(error), error.as_str());
+        }
         let durable = self.record(&request.aor);
         if matches!(request.contacts, ContactsUpdate::Fetch) {
             // S-103. What is not durable yet is not told.
@@ -284,7 +295,7 @@ impl Shard {
                 }
             }
             Ok(applied) if !applied.changed && is_settled => {
-                self.registered(request.reply, Ok(views(&applied.record, now, &[])), "unchanged");
+                self.registered(request.reply, Ok(views(&applied.record, now, &applied.touched)), "unchanged");
             }
             Ok(applied) => self.submit_register(now, request, applied),
         }

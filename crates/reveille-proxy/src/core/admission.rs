@@ -122,6 +122,7 @@ impl Core {
                 return Ok(Decision::Register(Box::new(registration)));
             }
             let path = (origin.purpose != Purpose::Cluster).then(|| self.path(request, origin)).transpose()?;
+            let path = path.map(|path| registration.mark(path));
             let destination = Where::Home(registration.aor().clone());
             let plan = Plan {
                 request: repaired,

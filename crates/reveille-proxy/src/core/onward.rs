@@ -234,12 +234,17 @@ impl Core {
         // Its credentials have been seen: a second look would take them for a replay (S-147).
         match self.check_contacts(&delivery.request, &origin, aor) {
             Ok(registration) => {
-                let id = self.begin_register(now, server, delivery.request, &origin, registration);
+                let id = self.begin_register(now, server, delivery.request, &origin, registration.sent_on());
                 if let Some(context) = id.and_then(|id| self.contexts.get_mut(&id)) {
                     context.started = started;
                 }
             }
-            Err(reply) => self.reply(now, server, &delivery.request, &origin, reply),
+            Err(reply) => {
+                if reply.status != 423 {
+                    self.reject_waiting(aor, &delivery.request);
+                }
+                self.reply(now, server, &delivery.request, &origin, reply);
+            }
         }
     }
 
@@ -250,6 +255,10 @@ impl Core {
         }
         if !self.fall_back(now, id, branch) && !self.await_home(now, id, branch) {
             let status = self.lost_way_status(id);
+            if status == 503 && self.is_home_alone(id, branch) {
+                // No home in time: our own trouble, which is told with a time to come back (S-082).
+                return self.finish_with(now, id, 503);
+            }
             self.fail_branch(now, id, branch, status);
         }
     }

@@ -49,6 +49,8 @@ pub struct RegisterRequest {
     pub flow: Option<FlowRef>,
     /// Whether `reg-id` is honoured (S-119).
     pub outbound: bool,
+    /// Whether a node sent it on, and so may send it again where the first home did not answer: that one may have written it.
+    pub sent_on: bool,
     /// Who wants the answer.
     pub reply: WorkerRef,
 }
@@ -411,6 +413,9 @@ pub enum RegisterError {
     /// The push service has called this token dead (P-156).
     #[error("push token known to be dead")]
     DeadPush,
+    /// A later version of this software has written the record, and this one may not write over it.
+    #[error("the record is of a later version")]
+    LaterVersion,
     /// The store did not keep it (S-108, P-170).
     #[error("the store did not keep the record")]
     Store(StoreError),
@@ -423,7 +428,7 @@ impl RegisterError {
             Self::OutOfOrder => 500,
             Self::TooMany => 403,
             Self::DeadPush => 555,
-            Self::Store(_) => 503,
+            Self::LaterVersion | Self::Store(_) => 503,
         }
     }
 
@@ -433,6 +438,7 @@ impl RegisterError {
             Self::OutOfOrder => "out_of_order",
             Self::TooMany => "too_many",
             Self::DeadPush => "dead_push",
+            Self::LaterVersion => "later_version",
             Self::Store(_) => "store",
         }
     }

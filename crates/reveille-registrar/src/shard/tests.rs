@@ -6,6 +6,7 @@ mod race;
 mod registration;
 mod resolve;
 mod stage;
+mod versions;
 mod wakeup;
 
 pub(crate) use stage::start;

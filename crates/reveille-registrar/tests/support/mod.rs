@@ -230,6 +230,7 @@ pub fn register(n: u32, cseq: u32) -> RegisterRequest {
             transport: Transport::Tls,
         }),
         outbound: true,
+        sent_on: false,
         reply: WorkerRef { worker: 0, context: n.into() },
     }
 }

@@ -12,6 +12,7 @@ mod process;
 mod standby;
 mod takeover;
 mod tickets;
+mod upgrade;
 
 use std::time::Duration;
 

@@ -416,6 +416,7 @@ fn a_register_moves_to_the_next_home() {
         let asked = field.node(next).asked();
         let [ShardInput::Register(ask)] = asked.as_slice() else { panic!("the next home is asked once") };
         assert_eq!(ask.flow, (next == FAR).then_some(on(FAR, PHONE)), "its own phones need no Path");
+        assert!(ask.sent_on, "the first home may have written it (S-107)");
         let reply = ask.reply;
         field.tell(next, reply, registered("sip:alice@198.51.100.1:5070"));
         assert_eq!(field.statuses(on(FAR, PHONE)), [200]);

@@ -319,6 +319,7 @@ pub(super) fn request(contacts: Vec<ContactUpdate>, call_id: &str, cseq: u32) ->
         path: Vec::new(),
         flow: None,
         outbound: true,
+        sent_on: false,
         reply: WorkerRef { worker: 0, context: u64::from(cseq) },
     }
 }

@@ -201,10 +201,10 @@ impl Entry {
 
 /// Whether an entry's name is later than another's: `milliseconds-number`.
 fn is_later(one: &str, other: &str) -> bool {
-    let parts = |id: &str| -> Option<(u64, u64)> {
+    fn parts(id: &str) -> Option<(u64, u64)> {
         let (time, number) = id.split_once('-')?;
         Some((time.parse().ok()?, number.parse().ok()?))
-    };
+    }
     parts(one) > parts(other)
 }
 

@@ -142,23 +142,6 @@ impl Redis {
         })
     }
 
-    /// Starts the process again as one that has lost everything but its configuration.
-    ///
-    /// # Errors
-    /// As [`Self::restart`].
-    pub fn restart_empty(&mut self) -> Result<(), RedisError> {
-        self.kill();
-        for entry in fs::read_dir(self.dir.path())? {
-            let path = entry?.path();
-            match path.is_dir() {
-                true => fs::remove_dir_all(path)?,
-                false if path == self.file() => {}
-                false => fs::remove_file(path)?,
-            }
-        }
-        self.restart()
-    }
-
     /// Ends the process at once, as a crash does.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

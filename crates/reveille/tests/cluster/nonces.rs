@@ -101,7 +101,7 @@ async fn a_captured_answer_is_good_at_no_node_s145_s147() {
     assert_eq!(device.register(nodes[0], &ours).await.status(), 200);
     assert!(device.register(nodes[0], &ours).await.is_stale());
     assert!(device.register(nodes[0], &others).await.is_stale());
-    field.redis.restart();
+    field.redis.restart().unwrap();
 }
 
 /// A node forgets its counts when it ends; what it had taken is refused all the same when it is back.

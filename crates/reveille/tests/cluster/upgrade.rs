@@ -25,7 +25,7 @@ impl Before {
         let cluster = config.cluster.as_ref().unwrap();
         let keys = ClusterKeys::load(cluster).unwrap();
         let keyring = Keyring::new(keys.naming(), keys.records()).unwrap();
-        let mode = Mode::Standalone(Endpoint::new("127.0.0.1", field.redis.port));
+        let mode = Mode::Standalone(Endpoint::new("127.0.0.1", field.redis.port()));
         let config = RedisConfig::new(mode, cluster.name.clone(), "1", SHARDS as u16, keyring);
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         Self { store: RedisStore::connect(&config, metrics).await.unwrap() }

@@ -3,7 +3,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -91,9 +91,10 @@ impl Relays {
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                let path = Path { route, caller: Arc::default(), weather: relays.weather.clone() };
+                let (known, caller) = watch::channel(None);
+                let path = Path { route, caller, weather: relays.weather.clone() };
                 let (target, relays) = (*wanted.lock(), relays.clone());
-                tokio::spawn(carry(stream, target, path, relays));
+                tokio::spawn(carry(stream, target, path, known, relays));
             }
         });
         Ok(Relay { addr, target, task })
@@ -117,17 +118,22 @@ impl Drop for Relay {
 #[derive(Clone)]
 struct Path {
     route: Route,
-    /// The node that called, once that is known.
-    caller: Arc<OnceLock<usize>>,
+    /// The node that called, if it was one, once that is known.
+    caller: watch::Receiver<Option<Option<usize>>>,
     weather: watch::Receiver<Weather>,
 }
 
 impl Path {
     /// Waits until the link is as wanted, and says how it is then.
     async fn until(&mut self, wanted: impl Fn(Link) -> bool) -> Link {
-        let (route, caller) = (self.route, &self.caller);
-        match self.weather.wait_for(|weather| wanted(link(weather, route, caller.get().copied()))).await {
-            Ok(weather) => link(&weather, route, caller.get().copied()),
+        // Who called matters only while some link is bad.
+        let is_calm = is_calm(&self.weather.borrow());
+        if !is_calm {
+            let _ = self.caller.wait_for(Option::is_some).await;
+        }
+        let (route, caller) = (self.route, self.caller.borrow().flatten());
+        match self.weather.wait_for(|weather| wanted(link(weather, route, caller))).await {
+            Ok(weather) => link(&weather, route, caller),
             Err(_) => Link::Cut,
         }
     }
@@ -156,35 +162,33 @@ fn link(weather: &Weather, route: Route, caller: Option<usize>) -> Link {
     }
 }
 
-async fn carry(stream: TcpStream, target: Option<SocketAddr>, mut path: Path, relays: Relays) {
+async fn carry(
+    stream: TcpStream,
+    target: Option<SocketAddr>,
+    mut path: Path,
+    known: watch::Sender<Option<Option<usize>>>,
+    relays: Relays,
+) {
     let Some(target) = target else { return };
     let (Ok(caller), Ok(own)) = (stream.peer_addr(), stream.local_addr()) else { return };
-    // To find out who called takes long on a busy machine. It matters for what passes only while some link is bad.
-    let known = Arc::clone(&path.caller);
-    let mut finding = tokio::spawn(async move {
+    // To find out who called takes long on a busy machine, so nothing waits for it that need not.
+    let finding = tokio::spawn(async move {
         let found = relays.callers.of(caller, own).await;
-        if let Caller::Node(node, _) = found {
-            let _ = known.set(node);
-        }
+        known.send_replace(Some(match found {
+            Caller::Node(node, _) => Some(node),
+            Caller::Other | Caller::Gone => None,
+        }));
         (found, relays.senders)
     });
-    let mut found = None;
-    if !is_calm(&path.weather.borrow()) {
-        found = (&mut finding).await.ok();
-        if path.until(|link| link != Link::Silent).await == Link::Cut {
-            return;
-        }
+    if path.until(|link| link != Link::Silent).await == Link::Cut {
+        return;
     }
     let Ok(onward) = TcpStream::connect(target).await else { return };
     let Ok(from) = onward.local_addr() else { return };
     let is_redis = matches!(path.route, Route::Redis);
     // Not a part of what follows: what a connection brought is asked for when it is gone, too.
     let naming = tokio::spawn(async move {
-        let found = match found {
-            None => finding.await.ok(),
-            some => some,
-        };
-        if let (true, Some((caller, senders))) = (is_redis, found) {
+        if let (true, Ok((caller, senders))) = (is_redis, finding.await) {
             senders.lock().insert((target.port(), from.port()), caller);
         }
     });

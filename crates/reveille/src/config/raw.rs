@@ -46,7 +46,7 @@ section! {
         roles: Vec<String> = vec!["edge".to_owned(), "home".to_owned()],
         /// The folder for what must survive a restart. Made if missing.
         data_dir: PathBuf = PathBuf::from("/var/lib/reveille"),
-        /// How long calls and waiting requests get to finish after SIGTERM.
+        /// How long requests in hand, calls that ring or wait among them, get to finish after SIGTERM: half of it for giving shards away, the rest for connections. Who still waits then is told 503.
         drain_timeout: Span = Span::secs(30),
         /// Proxy workers; 0 means one per processor core.
         workers: usize = 0,

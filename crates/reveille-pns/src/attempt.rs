@@ -94,7 +94,9 @@ async fn drive(
                 provider.hold(push.now);
                 return Ok(Classified { next: Next::Retry, ..classified });
             }
-            Next::Done | Next::Alarm | Next::Retry | Next::Fault => return Ok(classified),
+            Next::Done | Next::Alarm | Next::Suspect | Next::Retry | Next::RetryIn(_) | Next::Fault => {
+                return Ok(classified);
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::{
 
 use crate::{
     Limits,
+    alarm::Alarms,
     attempt::attempt,
     breaker::Breaker,
     metrics::LaneMetrics,
@@ -81,6 +82,7 @@ pub(crate) struct State {
     queue: Queue,
     window: Window,
     breaker: Breaker,
+    alarms: Alarms,
     in_flight: usize,
     /// A `Flush` is in the mailbox.
     flushing: bool,
@@ -106,6 +108,7 @@ impl Actor for Dispatcher {
             queue: Queue::new(self.limits.queue),
             window: Window::new(self.limits.max_connections.saturating_mul(self.limits.streams)),
             breaker: Breaker::new(self.limits.breaker_threshold, self.limits.breaker_probe),
+            alarms: Alarms::default(),
             in_flight: 0,
             flushing: false,
             gathering: false,
@@ -232,41 +235,36 @@ impl Dispatcher {
     /// An attempt ended: the verdict, or another attempt within the deadline.
     fn returned(&self, state: &mut State, mut job: Job, classified: Classified, now: Instant) {
         let Classified { outcome, reason, next } = classified;
+        state.alarms.answered(now);
         match (next, outcome) {
             (Next::Fault, _) => {
-                tracing::error!(
-                    pns = self.provider.pns(),
-                    credential = self.provider.name(),
-                    reason,
-                    "the push service refuses the credential"
-                );
+                self.alarm(state, reason, outcome, now);
                 state.breaker.refused(state.queue.token(&job.target), now);
             }
-            (Next::Alarm, _) => {
-                tracing::error!(
-                    pns = self.provider.pns(),
-                    credential = self.provider.name(),
-                    reason,
-                    outcome = outcome.as_str(),
-                    "the push service refuses a push"
-                );
-            }
+            (Next::Alarm, _) => self.alarm(state, reason, outcome, now),
             (_, Outcome::Accepted | Outcome::Unregistered { .. } | Outcome::Throttled { .. }) => {
-                state.breaker.accepted()
+                state.breaker.accepted();
             }
             _ => {}
+        }
+        if next == Next::Suspect && state.alarms.suspect(reason, now) {
+            self.metrics.alarm(reason);
+            tracing::error!(
+                pns = self.provider.pns(),
+                credential = self.provider.name(),
+                reason,
+                "most tokens are refused: the environment, topic or project may be the wrong one"
+            );
         }
         match outcome {
             Outcome::Accepted => state.window.grow(),
             Outcome::Throttled { .. } | Outcome::Unavailable => state.window.shrink(now),
             _ => {}
         }
-        if next != Next::Retry {
-            return self.finish(job, outcome, reason);
-        }
-        let pause = match outcome {
-            Outcome::Throttled { retry_after: Some(wait) } => wait,
-            _ => backoff(job.attempts, FIRST_PAUSE, LONGEST_PAUSE),
+        let pause = match (next, outcome) {
+            (Next::RetryIn(wait), _) | (Next::Retry, Outcome::Throttled { retry_after: Some(wait) }) => wait,
+            (Next::Retry, _) => backoff(job.attempts, FIRST_PAUSE, LONGEST_PAUSE),
+            _ => return self.finish(job, outcome, reason),
         };
         let again = now.checked_add(pause).filter(|at| *at < job.deadline);
         match again {
@@ -277,6 +275,15 @@ impl Dispatcher {
                 state.queue.delay(job, at);
             }
             _ => self.finish(job, outcome, reason),
+        }
+    }
+
+    /// Every one is counted; the log hears of each reason now and then.
+    fn alarm(&self, state: &mut State, reason: &'static str, outcome: Outcome, now: Instant) {
+        self.metrics.alarm(reason);
+        if state.alarms.fault(reason, now) {
+            let (pns, credential, outcome) = (self.provider.pns(), self.provider.name(), outcome.as_str());
+            tracing::error!(pns, credential, reason, outcome, "the push service refuses what we send");
         }
     }
 
@@ -295,7 +302,17 @@ impl Dispatcher {
     fn publish(&self, state: &State) {
         let withdrawn = state.breaker.is_open();
         if self.health.withdrawn.swap(withdrawn, Ordering::AcqRel) != withdrawn {
-            tracing::warn!(pns = self.provider.pns(), credential = self.provider.name(), withdrawn, "push credential");
+            let (pns, credential) = (self.provider.pns(), self.provider.name());
+            if withdrawn {
+                self.metrics.alarm("credential_withdrawn");
+                tracing::error!(
+                    pns,
+                    credential,
+                    "the credential is refused again and again; it is no longer announced"
+                );
+            } else {
+                tracing::warn!(pns, credential, "the credential is announced again");
+            }
         }
         self.metrics.queue_depth.set(i64::try_from(state.queue.len()).unwrap_or(i64::MAX));
         self.metrics.breaker_state.set(if withdrawn { 2 } else { i64::from(state.breaker.is_probing()) });

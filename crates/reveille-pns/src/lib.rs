@@ -12,6 +12,7 @@
 //!
 //! No request leaves without a credential (P-122), and none goes to an address that was not vetted (P-138 to P-141).
 
+mod alarm;
 mod apns;
 mod attempt;
 mod breaker;

@@ -165,8 +165,12 @@ pub(crate) enum Next {
     Done,
     /// The verdict is final, and an operator should know: our mistake, or the configuration's.
     Alarm,
-    /// Again later, within the deadline.
+    /// The verdict is final; many like it at once would be the configuration's fault, and an operator should know then.
+    Suspect,
+    /// Again later, within the deadline: after the time the outcome names, or a growing pause of our own.
     Retry,
+    /// Again after this time, if the deadline allows.
+    RetryIn(Duration),
     /// As `Retry`, and no new credentials until the push service has calmed down.
     Hold,
     /// Again at once with a renewed credential; a second time is a fault.

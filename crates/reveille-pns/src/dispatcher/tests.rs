@@ -124,16 +124,23 @@ impl Provider for Fake {
 struct Bench {
     dispatcher: Myself,
     health: Arc<Health>,
+    registry: Registry,
 }
 
 impl Bench {
     async fn new(fake: &Arc<Fake>, limits: Limits) -> Self {
         let health = Arc::new(Health::new());
         let provider: Arc<dyn Provider> = Arc::clone(fake) as _;
-        let metrics = Metrics::new(&Registry::new()).unwrap().of(&*provider);
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap().of(&*provider);
         let dispatcher = Dispatcher { provider, health: Arc::clone(&health), limits, metrics };
         let (dispatcher, _) = Dispatcher::spawn(None, dispatcher, ()).await.unwrap();
-        Self { dispatcher, health }
+        Self { dispatcher, health, registry }
+    }
+
+    fn alarms(&self, reason: &str) -> bool {
+        let line = format!(r#"reveille_push_alarms_total{{credential="fake",pns="fcm",reason="{reason}"}} 1"#);
+        reveille_runtime::metrics::encode(&self.registry).unwrap().lines().any(|found| found == line)
     }
 
     fn submit(&self, class: PushClass, token: &str, seconds: u64) -> oneshot::Receiver<Outcome> {
@@ -216,6 +223,35 @@ async fn a_retry_after_is_waited_for_exactly_p135() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_waits_as_long_as_the_service_wants_or_is_told_at_once_p153() {
+    let wait = Duration::from_secs(900);
+    let later = || Fate::Ends(Classified::new(Outcome::Unavailable, "shutdown", Next::RetryIn(wait)));
+    let fake = Fake::new([later(), accepted()]);
+    let bench = Bench::new(&fake, Limits::default()).await;
+    let start = clock::now();
+    assert_eq!(bench.submit(PushClass::Refresh, "a", 1000).await.unwrap(), Outcome::Accepted);
+    assert_eq!((clock::now() - start).as_secs(), 900);
+
+    let fake = Fake::new([later()]);
+    let bench = Bench::new(&fake, Limits::default()).await;
+    let start = clock::now();
+    assert_eq!(bench.submit(PushClass::Refresh, "a", 600).await.unwrap(), Outcome::Unavailable);
+    assert!(clock::now() - start < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jump_of_dead_tokens_raises_one_alarm_and_each_is_dropped_p153() {
+    let gone = Outcome::Unregistered { since: None };
+    let fake = Fake::new([Fate::Ends(Classified::new(gone, "bad_device_token", Next::Suspect))]);
+    let bench = Bench::new(&fake, Limits::default()).await;
+    for n in 0..30 {
+        assert_eq!(bench.submit(PushClass::Call, &format!("t{n}"), 10).await.unwrap(), gone);
+    }
+    assert!(bench.alarms("bad_device_token"));
+    assert!(!bench.health.is_withdrawn(), "tokens say nothing of the credential");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_push_withdrawn_between_attempts_is_not_tried_again_p047() {
     let fake = Fake::new([retry()]);
     let bench = Bench::new(&fake, Limits::default()).await;
@@ -294,6 +330,7 @@ async fn a_withdrawn_credential_is_probed_after_a_pause_p122() {
     assert_eq!(bench.submit(PushClass::Call, "c", 60).await.unwrap(), Outcome::CredentialFault);
     assert_eq!(fake.seen().len(), 2, "nothing leaves meanwhile");
     assert!(bench.health.is_withdrawn());
+    assert!(bench.alarms("credential_withdrawn"));
 
     tokio::time::sleep(Duration::from_millis(30_100)).await;
     assert!(!bench.health.is_withdrawn(), "announced again, on probation");

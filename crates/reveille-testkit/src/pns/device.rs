@@ -14,6 +14,8 @@ use super::keys::names;
 pub enum Provider {
     /// Apple Push Notification service.
     Apns,
+    /// Its sandbox: another host, another key, tokens of its own (P-014).
+    ApnsSandbox,
     /// Firebase Cloud Messaging, HTTP v1.
     Fcm,
     /// Web Push (RFC 8030) with VAPID (RFC 8292).
@@ -21,10 +23,14 @@ pub enum Provider {
 }
 
 impl Provider {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Apns, Self::ApnsSandbox, Self::Fcm, Self::WebPush];
+
     /// The value of `pn-provider` (RFC 8599 §14.5).
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Apns => "apns",
+            Self::ApnsSandbox => "apns.dev",
             Self::Fcm => "fcm",
             Self::WebPush => "webpush",
         }
@@ -55,6 +61,8 @@ pub enum DeviceKind {
     ApnsRemote,
     /// APNs with both (`voip&remote`, P-013).
     ApnsVoipRemote,
+    /// APNs sandbox with both (P-014).
+    ApnsSandbox,
     /// FCM (P-016).
     Fcm,
     /// Web Push (P-018).
@@ -66,6 +74,7 @@ impl DeviceKind {
     pub fn provider(self) -> Provider {
         match self {
             Self::ApnsVoip | Self::ApnsRemote | Self::ApnsVoipRemote => Provider::Apns,
+            Self::ApnsSandbox => Provider::ApnsSandbox,
             Self::Fcm => Provider::Fcm,
             Self::WebPush => Provider::WebPush,
         }
@@ -77,6 +86,7 @@ impl From<Provider> for DeviceKind {
     fn from(provider: Provider) -> Self {
         match provider {
             Provider::Apns => Self::ApnsVoipRemote,
+            Provider::ApnsSandbox => Self::ApnsSandbox,
             Provider::Fcm => Self::Fcm,
             Provider::WebPush => Self::WebPush,
         }
@@ -144,8 +154,18 @@ pub enum Verdict {
     },
     /// 503.
     Unavailable,
+    /// This status with a page of HTML, as a gateway in front of a service answers.
+    Html(u16),
+    /// The stream ends without an answer; `processed` says whether it counts as seen (RST_STREAM with CANCEL) or was never
+    /// touched (REFUSED_STREAM).
+    Reset {
+        /// Whether the device is woken for all that.
+        processed: bool,
+    },
     /// 401 or 403 as if the credential were bad, whatever it is.
     CredentialFault,
+    /// As if the credential's time were over, whatever it is: a renewed one fares no better.
+    ExpiredCredential,
     /// Accepts and never wakes the device.
     Blackhole,
     /// Accepts at once and wakes the device after this time.
@@ -166,7 +186,7 @@ pub(super) fn address(kind: DeviceKind, webpush_origin: &str) -> (Option<String>
             let token = random_hex(32);
             (apns("remote"), token.clone(), vec![(Service::Remote, token)])
         }
-        DeviceKind::ApnsVoipRemote => {
+        DeviceKind::ApnsVoipRemote | DeviceKind::ApnsSandbox => {
             let (voip, remote) = (random_hex(32), random_hex(32));
             let prid = format!("{voip}:voip&{remote}:remote");
             (apns("voip&remote"), prid, vec![(Service::Voip, voip), (Service::Remote, remote)])

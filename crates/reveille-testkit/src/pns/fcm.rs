@@ -113,7 +113,12 @@ fn answer(verdict: Verdict, token: String, wake: Wake) -> Answer {
             }
         }
         Verdict::Unavailable => error(503, "UNAVAILABLE", Some("UNAVAILABLE")),
-        Verdict::CredentialFault => error(401, "UNAUTHENTICATED", None),
+        Verdict::Html(status) => Answer::html(status),
+        Verdict::Reset { processed: false } => Answer::reset(h2::Reason::REFUSED_STREAM),
+        Verdict::Reset { processed: true } => {
+            Answer { reset: Some(h2::Reason::CANCEL), ..accept(Some(Duration::ZERO), Duration::ZERO) }
+        }
+        Verdict::CredentialFault | Verdict::ExpiredCredential => error(401, "UNAUTHENTICATED", None),
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rsa::RsaPrivateKey;
 use rsa::pkcs1::EncodeRsaPublicKey as _;
@@ -14,7 +15,9 @@ use super::{Endpoints, LabError};
 /// Key pairs whose private halves go to the node and whose public halves the lab checks against.
 pub(super) struct Keys {
     pub(super) apns: KeyPair,
-    pub(super) vapid: KeyPair,
+    pub(super) apns_sandbox: KeyPair,
+    /// The newest last.
+    vapid: Mutex<Vec<KeyPair>>,
     service_account_pem: String,
     /// PKCS#1 DER of the service account's public key.
     pub(super) service_account_public: Vec<u8>,
@@ -24,6 +27,10 @@ pub(super) struct Keys {
 pub(super) mod names {
     /// APNs key id (`kid`).
     pub(crate) const APNS_KEY_ID: &str = "LABKEY0001";
+    /// Key id of the sandbox's key.
+    pub(crate) const APNS_SANDBOX_KEY_ID: &str = "LABKEY0002";
+    /// The sandbox's host.
+    pub(crate) const APNS_SANDBOX_HOST: &str = "sandbox.localhost";
     /// APNs team (`iss`).
     pub(crate) const APNS_TEAM_ID: &str = "LABTEAM001";
     /// APNs bundle: the topic for alerts; with `.voip` the topic for calls.
@@ -49,6 +56,10 @@ pub struct LabFiles {
     pub apns_key_p8: PathBuf,
     /// APNs key id.
     pub apns_key_id: String,
+    /// The signing key of the sandbox.
+    pub apns_sandbox_key_p8: PathBuf,
+    /// Its key id.
+    pub apns_sandbox_key_id: String,
     /// APNs team id.
     pub apns_team_id: String,
     /// APNs bundle id; the VoIP topic is this and `.voip`.
@@ -71,10 +82,31 @@ impl Keys {
         let account = RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).map_err(LabError::keys)?;
         Ok(Self {
             apns: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
-            vapid: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+            apns_sandbox: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+            vapid: Mutex::new(vec![KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?]),
             service_account_pem: account.to_pkcs8_pem(LineEnding::LF).map_err(LabError::keys)?.to_string(),
             service_account_public: account.to_public_key().to_pkcs1_der().map_err(LabError::keys)?.as_bytes().to_vec(),
         })
+    }
+
+    /// A new VAPID key; subscriptions made until now stay with theirs.
+    pub(super) fn rotate_vapid(&self) -> Result<(), LabError> {
+        self.vapid.lock().push(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?);
+        Ok(())
+    }
+
+    /// The newest VAPID public key: an uncompressed point.
+    pub(super) fn vapid_public(&self) -> Vec<u8> {
+        self.vapid.lock().last().map(|key| key.public_key_raw().to_vec()).unwrap_or_default()
+    }
+
+    /// Whether this is a VAPID key of ours, new or old.
+    pub(super) fn knows_vapid(&self, point: &[u8]) -> bool {
+        self.vapid.lock().iter().any(|key| key.public_key_raw() == point)
+    }
+
+    fn vapid_pem(&self) -> String {
+        self.vapid.lock().last().map(KeyPair::serialize_pem).unwrap_or_default()
     }
 
     /// Writes every credential of the node into `dir`, which is made where it is missing.
@@ -93,11 +125,13 @@ impl Keys {
             ca_pem: secret(dir, "ca.pem", ca_pem)?,
             apns_key_p8: secret(dir, "apns.p8", &self.apns.serialize_pem())?,
             apns_key_id: names::APNS_KEY_ID.to_owned(),
+            apns_sandbox_key_p8: secret(dir, "apns-sandbox.p8", &self.apns_sandbox.serialize_pem())?,
+            apns_sandbox_key_id: names::APNS_SANDBOX_KEY_ID.to_owned(),
             apns_team_id: names::APNS_TEAM_ID.to_owned(),
             apns_topic: names::APNS_BUNDLE.to_owned(),
             fcm_service_account_json: secret(dir, "fcm.json", &account.to_string())?,
             fcm_project: names::FCM_PROJECT.to_owned(),
-            vapid_key_pem: secret(dir, "vapid.pem", &self.vapid.serialize_pem())?,
+            vapid_key_pem: secret(dir, "vapid.pem", &self.vapid_pem())?,
             vapid_subject: names::VAPID_SUBJECT.to_owned(),
             endpoints,
         })

@@ -60,7 +60,7 @@ impl Fcm {
         }
         let origin = match &settings.endpoint {
             Some(url) => Origin::of(url, &key("endpoint"))?,
-            None => Origin { host: "fcm.googleapis.com".into(), port: 443, address: None },
+            None => Origin { host: "fcm.googleapis.com".into(), port: 443, address: None, key: 0 },
         };
         let token_endpoint = settings.token_endpoint.as_ref().map_or(TOKEN_ENDPOINT, Url::as_str).to_owned();
         let parsed = Url::parse(&token_endpoint).map_err(|error| SettingsError::new(key("token_endpoint"), error))?;

@@ -45,8 +45,22 @@ pub(crate) trait Provider: Send + Sync + 'static {
     /// The credential for this target.
     fn authorize<'a>(&'a self, push: &'a Push<'a>) -> BoxFuture<'a, Result<Authorization, CredentialError>>;
 
-    /// The push service said that the credential `used` is stale: whether there is now another one to try.
+    /// The push service said that the credential `used` is stale: whether there is now another one to try. Asked at most
+    /// [`Provider::renewals`] times for one attempt.
     fn renew<'a>(&'a self, push: &'a Push<'a>, used: &'a Authorization) -> BoxFuture<'a, bool>;
+
+    /// How often a refused credential may be renewed within one attempt.
+    fn renewals(&self) -> u32 {
+        1
+    }
+
+    /// An attempt begins. Where this allows it, [`Provider::ended`] follows, whatever happens.
+    fn begin(&self, _target: &PushTarget) -> Result<(), Classified> {
+        Ok(())
+    }
+
+    /// An attempt has ended; `failed` where the push service did not answer, or failed by itself.
+    fn ended(&self, _target: &PushTarget, _failed: bool) {}
 
     /// The push service wants no new credentials for a while (P-153).
     fn hold(&self, _now: SystemTime) {}
@@ -80,6 +94,8 @@ pub(crate) struct Push<'a> {
     pub(crate) ttl: Duration,
     /// Attempts that were made before this one.
     pub(crate) attempt: u32,
+    /// How often the credential was refused within this attempt.
+    pub(crate) refusals: u32,
     /// The random number of the job.
     pub(crate) id: u64,
     pub(crate) now: SystemTime,

@@ -63,6 +63,8 @@ pub struct FcmSettings {
 pub struct WebPushSettings {
     /// The P-256 private key: PEM, PKCS#8 or SEC1.
     pub vapid_key_file: PathBuf,
+    /// Keys that subscriptions may still have been made under, newest first (P-132).
+    pub former_vapid_key_files: Vec<PathBuf>,
     /// The `sub` claim: a `mailto:` or `https:` contact (RFC 8292 §2.1).
     pub subject: String,
     /// Push services that may be sent to: `host`, `host:port`, `*.host`, `*.host:port` (P-138).

@@ -24,7 +24,7 @@ pub(super) fn classify(reply: &Reply, now: SystemTime) -> Classified {
         502 => Classified::new(Outcome::Unavailable, "bad_gateway", Next::Retry),
         503 => Classified::new(Outcome::Unavailable, "unavailable", Next::Retry),
         504 => Classified::new(Outcome::Unavailable, "gateway_timeout", Next::Retry),
-        500..=599 => Classified::new(Outcome::Unavailable, "server_error", Next::Retry),
+        501 | 505..=599 => Classified::new(Outcome::Unavailable, "server_error", Next::Retry),
         _ => Classified::done(Outcome::Refused, "unexpected_status"),
     }
 }

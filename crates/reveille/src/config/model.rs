@@ -275,7 +275,7 @@ pub struct Fcm {
     pub service_account_file: PathBuf,
     /// Instead of Google's address: `https://host[:port]`.
     pub endpoint: Option<String>,
-    /// Instead of the service account's own: an `https` URL.
+    /// Instead of Google's: an `https` URL.
     pub token_endpoint: Option<String>,
     /// Instead of the system's authorities.
     pub ca_file: Option<PathBuf>,
@@ -286,6 +286,8 @@ pub struct Fcm {
 pub struct WebPush {
     /// The VAPID key, PEM.
     pub vapid_key_file: PathBuf,
+    /// VAPID keys of before, newest first (P-132).
+    pub former_vapid_key_files: Vec<PathBuf>,
     /// `mailto:` or `https:` contact.
     pub subject: String,
     /// The services that may be called; at least one (P-138).

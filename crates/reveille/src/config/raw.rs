@@ -274,7 +274,7 @@ section! {
         service_account_file: Option<PathBuf> = None,
         /// Another address for the service, as `https://host:port`; by default Google's.
         endpoint: Option<String> = None,
-        /// Another address for OAuth 2 tokens, as `https://host:port/path`; by default the service account's.
+        /// Another address for OAuth 2 tokens, as `https://host:port/path`; by default Google's. The service account's own is never used.
         token_endpoint: Option<String> = None,
         /// Authorities to trust for this service, PEM; by default the system's.
         ca_file: Option<PathBuf> = None,
@@ -286,6 +286,8 @@ section! {
     WebPush {
         /// The VAPID key: a P-256 private key, PEM. Required. Read again on SIGHUP.
         vapid_key_file: Option<PathBuf> = None,
+        /// VAPID keys of before, newest first: subscriptions made under them are signed for with them until the phone makes new ones. Read again on SIGHUP.
+        former_vapid_key_files: Vec<PathBuf> = Vec::new(),
         /// How push services reach you: a `mailto:` or `https:` URI. Required.
         subject: String = String::new(),
         /// Push services that may be called: `host`, `host:port` or `*.host`.

@@ -160,6 +160,17 @@ impl Checker {
     fn webpush(&mut self, raw: &raw::WebPush) -> Option<WebPush> {
         let at = "push.webpush";
         let vapid_key_file = self.p256_key(&join(at, "vapid_key_file"), raw.vapid_key_file.as_deref());
+        let former = raw.former_vapid_key_files.iter().enumerate().map(|(index, path)| {
+            let key = format!("{at}.former_vapid_key_files[{index}]");
+            self.p256_key(&key, Some(path))
+        });
+        let former = former.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>();
+        if raw.former_vapid_key_files.len() > 3 {
+            self.fault(
+                &join(at, "former_vapid_key_files"),
+                "at most three: each costs old subscriptions a refused request",
+            );
+        }
         if !(raw.subject.starts_with("mailto:") || raw.subject.starts_with("https://")) {
             self.fault(&join(at, "subject"), "is required: a mailto: or https: URI");
         }
@@ -181,7 +192,14 @@ impl Checker {
         }
         let ca_file = self.authorities(&join(at, "ca_file"), raw.ca_file.as_deref());
         let (subject, allow_addresses) = (raw.subject.clone(), raw.allow_addresses.clone());
-        Some(WebPush { vapid_key_file: vapid_key_file?, subject, allow_hosts, allow_addresses, ca_file })
+        Some(WebPush {
+            vapid_key_file: vapid_key_file?,
+            former_vapid_key_files: former?,
+            subject,
+            allow_hosts,
+            allow_addresses,
+            ca_file,
+        })
     }
 
     fn name(&mut self, at: &str, name: &str) {

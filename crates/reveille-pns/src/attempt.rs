@@ -77,6 +77,13 @@ async fn drive(
             id: job.correlation,
             now: wall_now(),
         };
+        let started = clock::now();
+        if let Some(result) = provider.batched(&push, &job.ticket) {
+            *sent = true;
+            let classified = result.await;
+            metrics.answered(clock::now().saturating_duration_since(started));
+            return Ok(classified);
+        }
         let pool = provider.route(&push).await?;
         if dead.iter().any(|tried| Arc::ptr_eq(tried, &pool)) {
             return Err(lost("connect", true));

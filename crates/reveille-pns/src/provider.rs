@@ -8,7 +8,7 @@ use http_body_util::Full;
 use reveille_push::{
     Provider as Pns, PushTarget,
     caps::Announcement,
-    service::{Outcome, PushClass},
+    service::{Outcome, PushClass, Ticket},
 };
 use reveille_runtime::clock;
 
@@ -16,7 +16,7 @@ use crate::{BoxFuture, SettingsError, pool::Pool};
 
 /// One credential at one push service.
 pub(crate) trait Provider: Send + Sync + 'static {
-    /// The metric label: `apns`, `fcm` or `webpush`.
+    /// The metric label: `apns`, `fcm`, `webpush` or `webhook`.
     fn pns(&self) -> &'static str;
 
     /// The credential's name in the configuration.
@@ -38,6 +38,12 @@ pub(crate) trait Provider: Send + Sync + 'static {
 
     /// Whether there is a credential to send with right now (P-122).
     fn ready(&self, now: SystemTime) -> bool;
+
+    /// The push goes with others in one request, and this is its result; `None` where each push is a request of its own, as
+    /// what follows makes it.
+    fn batched<'a>(&'a self, _push: &Push<'a>, _ticket: &Ticket) -> Option<BoxFuture<'a, Classified>> {
+        None
+    }
 
     /// The connections that lead to the target.
     fn route<'a>(&'a self, push: &'a Push<'a>) -> BoxFuture<'a, Result<Arc<Pool>, Classified>>;

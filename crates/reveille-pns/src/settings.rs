@@ -14,6 +14,8 @@ pub struct Settings {
     pub fcm: Vec<FcmSettings>,
     /// `[push.webpush]`
     pub webpush: Option<WebPushSettings>,
+    /// `[push.webhook.NAME]`
+    pub webhooks: Vec<WebhookSettings>,
     /// What bounds every dispatcher.
     pub limits: Limits,
 }
@@ -73,6 +75,29 @@ pub struct WebPushSettings {
     pub allow_addresses: Vec<IpNet>,
     /// In place of the system's roots.
     pub ca_file: Option<PathBuf>,
+}
+
+/// A push service of the operator's own.
+#[derive(Debug, Clone)]
+pub struct WebhookSettings {
+    /// NAME of `[push.webhook.NAME]`.
+    pub name: String,
+    /// What phones call it in `pn-provider`.
+    pub provider: String,
+    /// Where batches are posted.
+    pub url: Url,
+    /// Values of `pn-param` that are served (P-118); `*` is any. Where there are none, phones send none.
+    pub params: Vec<String>,
+    /// The key that requests are signed with, 32 octets or more.
+    pub key_file: PathBuf,
+    /// In place of the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// Wake requests in one batch.
+    pub batch: usize,
+    /// How long a push that is no call may wait for company.
+    pub batch_time: Duration,
+    /// Headers to send along.
+    pub headers: Vec<(String, String)>,
 }
 
 /// The Web Push services of the common browsers: the default of [`WebPushSettings::allow_hosts`].

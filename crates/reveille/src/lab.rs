@@ -44,6 +44,8 @@ pub struct LabOptions {
     pub push: String,
     /// Keys of `[registrar]`.
     pub registrar: String,
+    /// The lab's webhook is configured as well.
+    pub webhook: bool,
     /// Instead of digest: `auth.mode = "none"`, and then no push services.
     pub open: bool,
 }
@@ -166,6 +168,10 @@ users = {{ file = "users.txt" }}
             push = options.push,
             sections = push_sections(&files),
         )?;
+        if options.webhook {
+            config.push('\n');
+            config += &webhook_section(&files);
+        }
     }
     config.push('\n');
     config += &options.extra;
@@ -212,6 +218,24 @@ ca_file = {ca:?}
         vapid = files.vapid_key_pem,
         subject = files.vapid_subject,
         host = endpoints.webpush_host,
+    )
+}
+
+/// The section of a configuration that leads to the lab's webhook.
+pub fn webhook_section(files: &LabFiles) -> String {
+    format!(
+        r#"[push.webhook.lab]
+provider = "{provider}"
+url = "{url}"
+params = ["{param}"]
+key_file = {key_file:?}
+ca_file = {ca:?}
+"#,
+        provider = files.webhook_provider,
+        url = files.endpoints.webhook,
+        param = files.webhook_param,
+        key_file = files.webhook_key,
+        ca = files.ca_pem,
     )
 }
 

@@ -8,7 +8,7 @@ use clap::Args;
 use reveille_testkit::pns::{LabConfig, LabControl, LabFiles, LabPns};
 
 use crate::{
-    lab::{push_sections, sandbox_section},
+    lab::{push_sections, sandbox_section, webhook_section},
     shutdown::{Asked, Signals},
 };
 
@@ -67,17 +67,20 @@ fn describe(files: &LabFiles, control: SocketAddr) -> String {
          # FCM       {fcm}\n\
          # tokens    {token}\n\
          # Web Push  {webpush}/push/…\n\
+         # webhook   {webhook}\n\
          # control   http://{control}\n\
          # ca_file   {ca}\n\
          # What a node needs to push there:\n\n\
-         {sections}\n{sandbox_section}",
+         {sections}\n{webhook_section}\n{sandbox_section}",
         apns = endpoints.apns,
         sandbox = endpoints.apns_sandbox,
         fcm = endpoints.fcm,
         token = endpoints.fcm_token,
         webpush = endpoints.webpush,
+        webhook = endpoints.webhook,
         ca = files.ca_pem.display(),
         sections = push_sections(files),
+        webhook_section = webhook_section(files),
         sandbox_section = sandbox_section(files),
     )
 }

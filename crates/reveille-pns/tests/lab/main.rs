@@ -9,11 +9,12 @@ mod support;
 mod answers;
 mod connections;
 mod credentials;
+mod webhook;
 
 use std::path::PathBuf;
 
 use reveille_pns::{ApnsSettings, FcmSettings, Limits, Settings, WebPushSettings};
-use reveille_push::{Outcome, Provider, PushClass, PushTarget};
+use reveille_push::{Outcome, Provider, PushClass, PushTarget, WebhookName};
 use reveille_testkit::pns::{self, Device, DeviceKind, LabConfig, LabFiles, LabPns};
 use support::{Node, node};
 use tokio::sync::oneshot;
@@ -66,7 +67,8 @@ impl Field {
 }
 
 fn target(device: &Device) -> PushTarget {
-    let provider = Provider::from_token(device.provider.as_str()).unwrap();
+    let name = device.provider.as_str();
+    let provider = Provider::from_token(name).unwrap_or_else(|| Provider::Webhook(WebhookName::new(name).unwrap()));
     PushTarget::new(provider, device.param.as_deref(), &device.prid).unwrap()
 }
 
@@ -118,6 +120,7 @@ fn settings(files: &LabFiles, limits: Limits) -> Settings {
             ca_file: Some(files.ca_pem.clone()),
         }],
         webpush: Some(webpush(files, files.vapid_key_pem.clone())),
+        webhooks: Vec::new(),
         limits,
     }
 }

@@ -12,7 +12,7 @@ use super::Lab;
 use super::device::{Provider, Service, Verdict, Wake};
 use super::jwt::{Algorithm, Jwt};
 use super::keys::names;
-use super::server::{Answer, Fault, plain_headers, single};
+use super::server::{Answer, Fault, Reset, plain_headers, single};
 use super::state::{Delivery, unix_seconds};
 
 /// Provider tokens older than this are refused.
@@ -56,7 +56,7 @@ fn try_push(lab: &Lab, environment: Provider, parts: &Parts, body: &Bytes) -> Re
 
 fn answer(verdict: Verdict, token: String, wake: Wake) -> Answer {
     let accept = |delay: Option<Duration>, hold: Duration| Answer {
-        wake: Some(Box::new((token, wake, delay))),
+        wakes: vec![(token, wake, delay)],
         hold,
         ..Answer::new(200, "", Bytes::new())
     };
@@ -74,9 +74,9 @@ fn answer(verdict: Verdict, token: String, wake: Wake) -> Answer {
         },
         Verdict::Unavailable => refusal(503, "ServiceUnavailable"),
         Verdict::Html(status) => Answer::html(status),
-        Verdict::Reset { processed: false } => Answer::reset(h2::Reason::REFUSED_STREAM),
+        Verdict::Reset { processed: false } => Answer::reset(Reset::Refused),
         Verdict::Reset { processed: true } => {
-            Answer { reset: Some(h2::Reason::CANCEL), ..accept(Some(Duration::ZERO), Duration::ZERO) }
+            Answer { reset: Some(Reset::Broken), ..accept(Some(Duration::ZERO), Duration::ZERO) }
         }
         Verdict::CredentialFault => refusal(403, "InvalidProviderToken"),
         Verdict::ExpiredCredential => refusal(403, "ExpiredProviderToken"),

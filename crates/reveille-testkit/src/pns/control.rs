@@ -222,6 +222,7 @@ fn kind_of(name: &str) -> Option<DeviceKind> {
         "apns.dev" => DeviceKind::ApnsSandbox,
         "fcm" => DeviceKind::Fcm,
         "webpush" => DeviceKind::WebPush,
+        "webhook" => DeviceKind::Webhook,
         _ => return None,
     })
 }

@@ -20,11 +20,13 @@ pub enum Provider {
     Fcm,
     /// Web Push (RFC 8030) with VAPID (RFC 8292).
     WebPush,
+    /// A service of the operator's own, behind a webhook.
+    Webhook,
 }
 
 impl Provider {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Apns, Self::ApnsSandbox, Self::Fcm, Self::WebPush];
+    pub const ALL: [Self; 5] = [Self::Apns, Self::ApnsSandbox, Self::Fcm, Self::WebPush, Self::Webhook];
 
     /// The value of `pn-provider` (RFC 8599 §14.5).
     pub fn as_str(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Provider {
             Self::ApnsSandbox => "apns.dev",
             Self::Fcm => "fcm",
             Self::WebPush => "webpush",
+            Self::Webhook => names::WEBHOOK_PROVIDER,
         }
     }
 
@@ -67,6 +70,8 @@ pub enum DeviceKind {
     Fcm,
     /// Web Push (P-018).
     WebPush,
+    /// A service behind a webhook (P-021).
+    Webhook,
 }
 
 impl DeviceKind {
@@ -77,6 +82,7 @@ impl DeviceKind {
             Self::ApnsSandbox => Provider::ApnsSandbox,
             Self::Fcm => Provider::Fcm,
             Self::WebPush => Provider::WebPush,
+            Self::Webhook => Provider::Webhook,
         }
     }
 }
@@ -89,6 +95,7 @@ impl From<Provider> for DeviceKind {
             Provider::ApnsSandbox => Self::ApnsSandbox,
             Provider::Fcm => Self::Fcm,
             Provider::WebPush => Self::WebPush,
+            Provider::Webhook => Self::Webhook,
         }
     }
 }
@@ -194,6 +201,10 @@ pub(super) fn address(kind: DeviceKind, webpush_origin: &str) -> (Option<String>
         DeviceKind::Fcm => {
             let token = format!("{}:APA91b{}", random_hex(11), random_hex(48));
             (Some(names::FCM_PROJECT.to_owned()), token.clone(), vec![(Service::Any, token)])
+        }
+        DeviceKind::Webhook => {
+            let token = random_hex(24);
+            (Some(names::WEBHOOK_PARAM.to_owned()), token.clone(), vec![(Service::Any, token)])
         }
         DeviceKind::WebPush => {
             let path = format!("/push/{}", random_hex(24));

@@ -10,12 +10,15 @@ use rsa::RsaPrivateKey;
 use rsa::pkcs1::EncodeRsaPublicKey as _;
 use rsa::pkcs8::{EncodePrivateKey as _, LineEnding};
 
+use super::device::random_hex;
 use super::{Endpoints, LabError};
 
 /// Key pairs whose private halves go to the node and whose public halves the lab checks against.
 pub(super) struct Keys {
     pub(super) apns: KeyPair,
     pub(super) apns_sandbox: KeyPair,
+    /// The key of the webhook.
+    pub(super) webhook: String,
     /// The newest last.
     vapid: Mutex<Vec<KeyPair>>,
     service_account_pem: String,
@@ -41,6 +44,10 @@ pub(super) mod names {
     pub(crate) const FCM_ACCOUNT: &str = "node@reveille-lab.iam.gserviceaccount.com";
     /// Key id of the service account's key.
     pub(crate) const FCM_KEY_ID: &str = "lab-service-account-key-1";
+    /// What phones call the webhook's service.
+    pub(crate) const WEBHOOK_PROVIDER: &str = "lab-hook";
+    /// The one app it knows.
+    pub(crate) const WEBHOOK_PARAM: &str = "lab-app";
     /// VAPID contact (`sub`).
     pub(crate) const VAPID_SUBJECT: &str = "mailto:ops@reveille.example";
     /// Host name of the lab's Web Push service: two labels (P-138), and loopback for every resolver that obeys RFC 6761.
@@ -72,6 +79,12 @@ pub struct LabFiles {
     pub vapid_key_pem: PathBuf,
     /// VAPID contact.
     pub vapid_subject: String,
+    /// The key that batches for the webhook are signed with.
+    pub webhook_key: PathBuf,
+    /// What phones call its service in `pn-provider`.
+    pub webhook_provider: String,
+    /// The `pn-param` it knows.
+    pub webhook_param: String,
     /// Where the lab listens.
     pub endpoints: Endpoints,
 }
@@ -83,6 +96,7 @@ impl Keys {
         Ok(Self {
             apns: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
             apns_sandbox: KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?,
+            webhook: random_hex(32),
             vapid: Mutex::new(vec![KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?]),
             service_account_pem: account.to_pkcs8_pem(LineEnding::LF).map_err(LabError::keys)?.to_string(),
             service_account_public: account.to_public_key().to_pkcs1_der().map_err(LabError::keys)?.as_bytes().to_vec(),
@@ -133,6 +147,9 @@ impl Keys {
             fcm_project: names::FCM_PROJECT.to_owned(),
             vapid_key_pem: secret(dir, "vapid.pem", &self.vapid_pem())?,
             vapid_subject: names::VAPID_SUBJECT.to_owned(),
+            webhook_key: secret(dir, "webhook.key", &self.webhook)?,
+            webhook_provider: names::WEBHOOK_PROVIDER.to_owned(),
+            webhook_param: names::WEBHOOK_PARAM.to_owned(),
             endpoints,
         })
     }

@@ -1,4 +1,4 @@
-//! The lab push service: APNs, FCM and Web Push behind one HTTP/2 and TLS listener on the loopback interface.
+//! The lab push service: APNs, FCM, Web Push and a webhook behind one HTTP/2 and TLS listener on the loopback interface.
 //!
 //! It checks what the real services check, and then some, so that a test may say "no unauthenticated push request ever left"
 //! (P-122) by reading a counter: [`LabPns::unauthenticated`]. A device registered with it receives a [`Wake`] for each push
@@ -9,6 +9,7 @@ mod control;
 mod device;
 mod fault;
 mod fcm;
+mod hook;
 mod jwt;
 mod keys;
 mod server;
@@ -79,6 +80,8 @@ pub struct Endpoints {
     pub webpush: String,
     /// Host and port of Web Push URLs, as an allow-list names them.
     pub webpush_host: String,
+    /// Where batches for the webhook go.
+    pub webhook: String,
     /// The lab's root certificate, PEM.
     pub ca_pem: String,
 }
@@ -150,6 +153,7 @@ impl LabPns {
             fcm_token: format!("{base}/token"),
             apns: base.clone(),
             apns_sandbox: format!("https://{}:{}", names::APNS_SANDBOX_HOST, addr.port()),
+            webhook: format!("{base}/hook"),
             fcm: base,
             webpush: format!("https://{webpush_host}"),
             webpush_host,

@@ -26,7 +26,7 @@ use super::fault::Listener;
 use super::keys::names;
 use super::state::LabRequest;
 use super::tamper::{Bend, Tamper};
-use super::{Lab, LabError, apns, fcm, webpush};
+use super::{Lab, LabError, apns, fcm, hook, webpush};
 use crate::ca::IssuedCert;
 
 /// Orders to the connections; each looks for a change of the counters it cares about.
@@ -54,12 +54,21 @@ pub(super) struct Answer {
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
     pub(super) fault: Option<Fault>,
-    /// A push that was accepted.
-    pub(super) wake: Option<Box<Accepted>>,
+    /// The pushes that were accepted: one, or as many as a batch holds.
+    pub(super) wakes: Vec<Accepted>,
     /// Hold the answer back this long.
     pub(super) hold: Duration,
     /// End the stream with this instead of answering.
-    pub(super) reset: Option<h2::Reason>,
+    pub(super) reset: Option<Reset>,
+}
+
+/// How a stream ends that gets no answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reset {
+    /// It was never processed.
+    Refused,
+    /// It was, and the answer is lost.
+    Broken,
 }
 
 /// The token it was for, the wake-up, and its delay (`None`: it never arrives).
@@ -81,7 +90,7 @@ impl Answer {
             headers: Vec::new(),
             body: body.into(),
             fault: None,
-            wake: None,
+            wakes: Vec::new(),
             hold: Duration::ZERO,
             reset: None,
         }
@@ -94,8 +103,8 @@ impl Answer {
     }
 
     /// No answer at all.
-    pub(super) fn reset(reason: h2::Reason) -> Self {
-        Self { reset: Some(reason), ..Self::new(500, "Reset", Bytes::new()) }
+    pub(super) fn reset(how: Reset) -> Self {
+        Self { reset: Some(how), ..Self::new(500, "Reset", Bytes::new()) }
     }
 
     pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -244,8 +253,8 @@ fn goaway_after(control: &Control) -> u32 {
 
 const REBIND: Duration = Duration::from_millis(20);
 
-/// Pushes may not be larger than this in any of the services, with room to say so.
-const BODY: usize = 64 * 1024;
+/// Pushes may not be larger than this in any of the services, with room to say so; a batch of a webhook may.
+const BODY: usize = 1024 * 1024;
 
 async fn handle(
     lab: Arc<Lab>,
@@ -271,12 +280,15 @@ async fn handle(
     if answer.hold > Duration::ZERO {
         tokio::time::sleep(answer.hold).await;
     }
-    if let (Some(provider), Some(accepted)) = (provider, answer.wake) {
-        let (token, wake, delay) = *accepted;
-        lab.state.deliver(provider, &token, wake, delay);
+    if let Some(provider) = provider {
+        for (token, wake, delay) in answer.wakes {
+            lab.state.deliver(provider, &token, wake, delay);
+        }
     }
-    if let Some(reason) = answer.reset {
-        return Err(reason.into());
+    match answer.reset {
+        Some(Reset::Refused) => return Err(h2::Reason::REFUSED_STREAM.into()),
+        Some(Reset::Broken) => return Err(h2::Reason::CANCEL.into()),
+        None => {}
     }
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
@@ -298,6 +310,7 @@ fn dispatch(lab: &Lab, parts: &Parts, body: Bytes) -> (Answer, Bytes) {
             Some(Provider::ApnsSandbox) => apns::push(lab, Provider::ApnsSandbox, parts, &body),
             Some(Provider::Fcm) => fcm::push(lab, parts, &body),
             Some(Provider::WebPush) => webpush::push(lab, parts, &body),
+            Some(Provider::Webhook) => hook::push(lab, parts, &body),
             None => Answer::new(404, "NoSuchPath", Bytes::new()),
         }
     };
@@ -307,6 +320,7 @@ fn dispatch(lab: &Lab, parts: &Parts, body: Bytes) -> (Answer, Bytes) {
 fn provider_of(uri: &http::Uri) -> Option<Provider> {
     match uri.path() {
         "/token" => Some(Provider::Fcm),
+        "/hook" => Some(Provider::Webhook),
         path if path.starts_with("/3/") => {
             Some(if uri.host() == Some(names::APNS_SANDBOX_HOST) { Provider::ApnsSandbox } else { Provider::Apns })
         }
@@ -318,6 +332,7 @@ fn provider_of(uri: &http::Uri) -> Option<Provider> {
 
 fn account(lab: &Lab, provider: Provider, parts: &Parts, body: Bytes, answer: &Answer) {
     let token_request = parts.uri.path() == "/token";
+    let accepted = answer.wakes.len() as u64;
     lab.state.count(provider, |counts| {
         match answer.fault {
             Some(Fault::Unauthenticated) => counts.unauthenticated += 1,
@@ -330,7 +345,8 @@ fn account(lab: &Lab, provider: Provider, parts: &Parts, body: Bytes, answer: &A
             counts.tokens_issued += u64::from(success);
         } else {
             counts.requests += 1;
-            counts.accepted += u64::from(success);
+            // A batch is as many pushes as were accepted of it.
+            counts.accepted += if provider == Provider::Webhook { accepted } else { u64::from(success) };
         }
     });
     if lab.config.log_requests && !token_request {

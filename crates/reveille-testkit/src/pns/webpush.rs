@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Lab;
 use super::device::{Provider, Service, Verdict, Wake, random_hex};
 use super::jwt::{Algorithm, Jwt};
-use super::server::{Answer, Fault, plain_headers, single};
+use super::server::{Answer, Fault, Reset, plain_headers, single};
 use super::state::{Delivery, unix_seconds};
 
 /// `exp` may not be further ahead than this (RFC 8292 §2).
@@ -52,7 +52,7 @@ fn answer(lab: &Lab, verdict: Verdict, created: u16, token: String, wake: Wake) 
         let location = format!("{}/message/{}", lab.endpoints.webpush, random_hex(12));
         let ttl = wake.ttl.unwrap_or_default().as_secs().to_string();
         let answer = plain(created, "").header("location", location).header("ttl", ttl);
-        Answer { wake: Some(Box::new((token, wake, delay))), hold, ..answer }
+        Answer { wakes: vec![(token, wake, delay)], hold, ..answer }
     };
     match verdict {
         Verdict::Accept => accept(Some(Duration::ZERO), Duration::ZERO),
@@ -68,9 +68,9 @@ fn answer(lab: &Lab, verdict: Verdict, created: u16, token: String, wake: Wake) 
         Verdict::Throttle { retry_after: None } => plain(429, "TooMany"),
         Verdict::Unavailable => plain(503, "Unavailable"),
         Verdict::Html(status) => Answer::html(status),
-        Verdict::Reset { processed: false } => Answer::reset(h2::Reason::REFUSED_STREAM),
+        Verdict::Reset { processed: false } => Answer::reset(Reset::Refused),
         Verdict::Reset { processed: true } => {
-            Answer { reset: Some(h2::Reason::CANCEL), ..accept(Some(Duration::ZERO), Duration::ZERO) }
+            Answer { reset: Some(Reset::Broken), ..accept(Some(Duration::ZERO), Duration::ZERO) }
         }
         Verdict::CredentialFault => plain(403, "BadVapid"),
         Verdict::ExpiredCredential => plain(401, "Expired"),

@@ -223,12 +223,14 @@ pub struct Push {
     pub fcm: Vec<Fcm>,
     /// Web Push.
     pub webpush: Option<WebPush>,
+    /// Push services of the operator's own; no `pn-provider` twice.
+    pub webhooks: Vec<Webhook>,
 }
 
 impl Push {
     /// Whether any push service is configured.
     pub fn is_configured(&self) -> bool {
-        !self.apns.is_empty() || !self.fcm.is_empty() || self.webpush.is_some()
+        !self.apns.is_empty() || !self.fcm.is_empty() || self.webpush.is_some() || !self.webhooks.is_empty()
     }
 }
 
@@ -296,6 +298,29 @@ pub struct WebPush {
     pub allow_addresses: Vec<IpNet>,
     /// Instead of the system's authorities.
     pub ca_file: Option<PathBuf>,
+}
+
+/// One push service behind a webhook.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Its name in the configuration, for logs and metrics.
+    pub name: String,
+    /// Its `pn-provider`, in lower case.
+    pub provider: String,
+    /// An `https` URL.
+    pub url: String,
+    /// Values of `pn-param` that are served; `*` is any (P-118).
+    pub params: Vec<String>,
+    /// The HMAC key, 32 octets of text or more.
+    pub key_file: PathBuf,
+    /// Instead of the system's authorities.
+    pub ca_file: Option<PathBuf>,
+    /// Wake requests in one batch; at least 1.
+    pub batch: usize,
+    /// How long a push that is no call may wait for company.
+    pub batch_time: Duration,
+    /// Headers to send along.
+    pub headers: Vec<(String, String)>,
 }
 
 /// An entry of the allow-list of Web Push services; written `host`, `host:port` or `*.host`.

@@ -240,6 +240,8 @@ section! {
         fcm: BTreeMap<String, Fcm> = BTreeMap::new(),
         /// Web Push.
         webpush: Option<WebPush> = None,
+        /// Push services of your own, by name.
+        webhook: BTreeMap<String, Webhook> = BTreeMap::new(),
     }
 }
 
@@ -298,6 +300,28 @@ section! {
         allow_addresses: Vec<IpNet> = Vec::new(),
         /// Authorities to trust for these services, PEM; by default the system's.
         ca_file: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `[push.webhook.NAME]`
+    Webhook {
+        /// Where wake requests are posted, in batches, as `https://host:port/path`. Required.
+        url: Option<String> = None,
+        /// What phones call the service in `pn-provider`: up to 32 letters, digits, dots and hyphens; by default `NAME`.
+        provider: Option<String> = None,
+        /// Values of `pn-param` that are served; `*` is any. Where there are none, phones must send none.
+        params: Vec<String> = Vec::new(),
+        /// The key that requests are signed with (HMAC-SHA256), at least 32 octets of text. Required. Read again on SIGHUP.
+        key_file: Option<PathBuf> = None,
+        /// Authorities to trust for this service, PEM; by default the system's.
+        ca_file: Option<PathBuf> = None,
+        /// Wake requests in one batch at most.
+        batch: usize = 100,
+        /// How long a push that is no call may wait for company; a call waits for nothing.
+        batch_time: Span = Span::millis(5),
+        /// A header to send along. Not for secrets, which stand in files.
+        headers: BTreeMap<String, String> = BTreeMap::new(),
     }
 }
 

@@ -135,6 +135,7 @@ fn provider_name(provider: Provider) -> &'static str {
         Provider::ApnsSandbox => "APNs sandbox",
         Provider::Fcm => "FCM",
         Provider::WebPush => "Web Push",
+        Provider::Webhook => "webhook",
     }
 }
 

@@ -8,7 +8,7 @@ use reveille_edge::{
     ClusterTls, EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, TicketKeys, TimeoutSettings,
     TokenRing,
 };
-use reveille_pns::{ApnsSettings, FcmSettings, WebPushSettings};
+use reveille_pns::{ApnsSettings, FcmSettings, WebPushSettings, WebhookSettings};
 use reveille_proxy::{
     auth::{self, DigestConfig},
     ingress,
@@ -199,6 +199,20 @@ pub(super) fn push(config: &Config) -> anyhow::Result<reveille_pns::Settings> {
             endpoint: url(format!("push.fcm.{}.endpoint", fcm.name), &fcm.endpoint)?,
             token_endpoint: url(format!("push.fcm.{}.token_endpoint", fcm.name), &fcm.token_endpoint)?,
             ca_file: fcm.ca_file.clone(),
+        });
+    }
+    for webhook in &push.webhooks {
+        let key = || format!("push.webhook.{}.url: not a URL", webhook.name);
+        settings.webhooks.push(WebhookSettings {
+            name: webhook.name.clone(),
+            provider: webhook.provider.clone(),
+            url: webhook.url.parse().with_context(key)?,
+            params: webhook.params.clone(),
+            key_file: webhook.key_file.clone(),
+            ca_file: webhook.ca_file.clone(),
+            batch: webhook.batch,
+            batch_time: webhook.batch_time,
+            headers: webhook.headers.clone(),
         });
     }
     Ok(settings)

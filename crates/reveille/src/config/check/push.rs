@@ -11,6 +11,8 @@ use crate::config::{
     raw,
 };
 
+mod webhook;
+
 impl Checker {
     pub(super) fn push(&mut self, raw: &raw::Push) -> Option<Push> {
         let answers = [("reject", Unsupported::Reject), ("accept", Unsupported::Accept)];
@@ -18,6 +20,7 @@ impl Checker {
         let apns = self.all_apns(raw);
         let fcm = self.all_fcm(raw);
         let webpush = raw.webpush.as_ref().map(|raw| self.webpush(raw));
+        let webhooks = self.all_webhooks(raw);
         Some(Push {
             // P-067: the answer must be there before the caller gives up, or an upstream Timer C fires.
             call_wait: self.span("push.call_wait", raw.call_wait, SECOND, 150 * SECOND),
@@ -36,6 +39,7 @@ impl Checker {
                 Some(webpush) => Some(webpush?),
                 None => None,
             },
+            webhooks,
         })
     }
 

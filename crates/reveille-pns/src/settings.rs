@@ -67,6 +67,8 @@ pub struct WebPushSettings {
     pub vapid_key_file: PathBuf,
     /// Keys that subscriptions may still have been made under, newest first (P-132).
     pub former_vapid_key_files: Vec<PathBuf>,
+    /// Keys of subscriptions that get an encrypted payload, by push URL: JSON (P-137).
+    pub payload_keys_file: Option<PathBuf>,
     /// The `sub` claim: a `mailto:` or `https:` contact (RFC 8292 §2.1).
     pub subject: String,
     /// Push services that may be sent to: `host`, `host:port`, `*.host`, `*.host:port` (P-138).

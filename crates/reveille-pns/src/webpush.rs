@@ -5,6 +5,7 @@ mod address;
 mod budget;
 mod hosts;
 mod keys;
+mod payload;
 mod reason;
 mod request;
 
@@ -23,6 +24,7 @@ use self::{
     budget::{Budgets, Spent},
     hosts::AllowedHosts,
     keys::{Memory, Ring},
+    payload::PayloadKeys,
 };
 use crate::{
     BoxFuture, Limits, Resolver, SettingsError, WebPushSettings,
@@ -39,6 +41,7 @@ pub(crate) struct WebPush {
     settings: WebPushSettings,
     hosts: AllowedHosts,
     ring: ArcSwap<Ring>,
+    payload: ArcSwap<PayloadKeys>,
     memory: Memory,
     budgets: Mutex<Budgets>,
     resolver: Arc<dyn Resolver>,
@@ -66,13 +69,14 @@ impl WebPush {
         }
         let tls = tls::client(settings.ca_file.as_deref(), "push.webpush.ca_file")?;
         let ring = ArcSwap::from_pointee(load(&settings)?);
+        let payload = ArcSwap::from_pointee(load_payload(&settings)?);
         // Half of what the dispatcher may have under way.
         let share = limits.max_connections.saturating_mul(limits.streams) / 2;
         let budgets = Mutex::new(Budgets::new(share));
         let pools = Pools::new(tls, Arc::clone(&resolver), limits, metrics.connections("webpush"));
         let rejections = metrics.ssrf_rejections.clone();
         let (memory, opaque) = (Memory::default(), Opaque::new());
-        Ok(Self { settings, hosts, ring, memory, budgets, resolver, pools, opaque, rejections })
+        Ok(Self { settings, hosts, ring, payload, memory, budgets, resolver, pools, opaque, rejections })
     }
 
     /// The key for this try at the push.
@@ -100,6 +104,11 @@ fn load(settings: &WebPushSettings) -> Result<Ring, SettingsError> {
     let former = settings.former_vapid_key_files.iter().enumerate();
     let former = former.map(|(n, path)| vapid(path, &format!("push.webpush.former_vapid_key_files[{n}]")));
     Ok(Ring::new(current, former.collect::<Result<Vec<_>, SettingsError>>()?))
+}
+
+fn load_payload(settings: &WebPushSettings) -> Result<PayloadKeys, SettingsError> {
+    let path = settings.payload_keys_file.as_deref();
+    path.map_or_else(|| Ok(PayloadKeys::default()), |path| PayloadKeys::load(path, "push.webpush.payload_keys_file"))
 }
 
 /// The target's URL, if it is one that may be pushed to at all.
@@ -194,8 +203,10 @@ impl Provider for WebPush {
     }
 
     fn request(&self, push: &Push<'_>, auth: &Authorization) -> Result<Request<Full<Bytes>>, Classified> {
+        let payload = self.payload.load();
+        let keys = payload.get(push.target.prid.expose());
         url_of(push.target)
-            .and_then(|url| request::build(&url, push, auth, &self.opaque))
+            .and_then(|url| request::build(&url, push, auth, &self.opaque, keys))
             .ok_or_else(|| Classified::bug("unbuildable"))
     }
 
@@ -220,7 +231,9 @@ impl Provider for WebPush {
     fn reload(&self) -> Result<(), SettingsError> {
         let ring = self.ring.load().succeed(load(&self.settings)?);
         let tls = tls::client(self.settings.ca_file.as_deref(), "push.webpush.ca_file")?;
+        let payload = load_payload(&self.settings)?;
         self.ring.store(Arc::new(ring));
+        self.payload.store(Arc::new(payload));
         self.pools.renew(tls);
         Ok(())
     }

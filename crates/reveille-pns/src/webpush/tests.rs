@@ -28,6 +28,7 @@ fn webpush(lookups: &[&[&str]], allow_addresses: &[&str]) -> (WebPush, Arc<Scrip
     let settings = WebPushSettings {
         vapid_key_file: files.path().join("vapid.pem"),
         former_vapid_key_files: Vec::new(),
+        payload_keys_file: None,
         subject: "mailto:ops@example.net".to_owned(),
         allow_hosts: vec![
             "push.example.net".to_owned(),

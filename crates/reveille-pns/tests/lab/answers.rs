@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use reveille_pns::Settings;
 use reveille_push::{Outcome, PushClass};
 use reveille_runtime::clock;
 use reveille_testkit::pns::{DeviceKind, Provider, Verdict};
 
-use crate::Field;
+use crate::{Field, support::node, target, webpush};
 
 const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -111,5 +112,33 @@ async fn each_class_goes_to_the_token_that_is_for_it_p013_p151() {
     let voip = field.device(DeviceKind::ApnsVoip);
     assert_eq!(field.push(&voip, PushClass::Refresh).await, Outcome::Refused);
     assert_eq!(field.lab.pushed(&voip.prid), 0);
+    field.was_sound();
+}
+
+#[tokio::test]
+async fn a_subscription_with_keys_gets_an_encrypted_payload_and_others_none_p130_p137() {
+    let field = Field::new().await;
+    let (mut with, mut without) = (field.device(DeviceKind::WebPush), field.device(DeviceKind::WebPush));
+    let file = field.files.ca_pem.with_file_name("payload-keys.json");
+    // The phone's keys of RFC 8291's example.
+    let keys = serde_json::json!({ &with.prid: {
+        "p256dh": "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
+        "auth": "BTBZMqHH6r4Tts7J_aSIgg",
+    } });
+    std::fs::write(&file, keys.to_string()).unwrap();
+    let mut settings = webpush(&field.files, field.files.vapid_key_pem.clone());
+    settings.payload_keys_file = Some(file.clone());
+    let node = node(Settings { webpush: Some(settings.clone()), ..Settings::default() }).await;
+    for device in [&with, &without] {
+        assert_eq!(node.push(&target(device), PushClass::Call).await, Outcome::Accepted);
+    }
+    let body = with.wakes.recv().await.unwrap().body;
+    assert_eq!((body.len(), body[20]), (16 + 4 + 1 + 65 + 256 + 16, 65));
+    assert!(without.wakes.recv().await.unwrap().body.is_empty());
+
+    std::fs::write(&file, keys.to_string().replace("iw4", "ixA")).unwrap();
+    let errors = reveille_pns::check(Settings { webpush: Some(settings), ..Settings::default() });
+    assert_eq!(errors[0].key, "push.webpush.payload_keys_file", "a point that is not on the curve");
+    assert!(!errors[0].to_string().contains("push.localhost"), "subscriptions are not named");
     field.was_sound();
 }

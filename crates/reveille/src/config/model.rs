@@ -290,6 +290,8 @@ pub struct WebPush {
     pub vapid_key_file: PathBuf,
     /// VAPID keys of before, newest first (P-132).
     pub former_vapid_key_files: Vec<PathBuf>,
+    /// Keys of subscriptions that get an encrypted payload (P-137).
+    pub payload_keys_file: Option<PathBuf>,
     /// `mailto:` or `https:` contact.
     pub subject: String,
     /// The services that may be called; at least one (P-138).

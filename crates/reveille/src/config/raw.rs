@@ -290,6 +290,8 @@ section! {
         vapid_key_file: Option<PathBuf> = None,
         /// VAPID keys of before, newest first: subscriptions made under them are signed for with them until the phone makes new ones. Read again on SIGHUP.
         former_vapid_key_files: Vec<PathBuf> = Vec::new(),
+        /// Keys of subscriptions that want an encrypted payload, a JSON file: push URL to `p256dh` and `auth` as browsers give them. All others get an empty push. Read again on SIGHUP.
+        payload_keys_file: Option<PathBuf> = None,
         /// How push services reach you: a `mailto:` or `https:` URI. Required.
         subject: String = String::new(),
         /// Push services that may be called: `host`, `host:port` or `*.host`.

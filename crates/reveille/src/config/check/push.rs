@@ -169,6 +169,8 @@ impl Checker {
             self.p256_key(&key, Some(path))
         });
         let former = former.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>();
+        let payload = raw.payload_keys_file.as_deref();
+        let payload_keys_file = payload.and_then(|path| self.payload_keys(&join(at, "payload_keys_file"), path));
         if raw.former_vapid_key_files.len() > 3 {
             self.fault(
                 &join(at, "former_vapid_key_files"),
@@ -199,11 +201,21 @@ impl Checker {
         Some(WebPush {
             vapid_key_file: vapid_key_file?,
             former_vapid_key_files: former?,
+            payload_keys_file,
             subject,
             allow_hosts,
             allow_addresses,
             ca_file,
         })
+    }
+
+    /// The keys themselves are looked at where they are used.
+    fn payload_keys(&mut self, key: &str, path: &Path) -> Option<std::path::PathBuf> {
+        let (path, content) = self.secret_file(key, Some(path))?;
+        if serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&content).is_err() {
+            self.fault(key, format!("{} is no JSON object", path.display()));
+        }
+        Some(path)
     }
 
     fn name(&mut self, at: &str, name: &str) {

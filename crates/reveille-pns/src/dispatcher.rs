@@ -26,6 +26,7 @@ use crate::{
     pool::backoff,
     provider::{Classified, Next, Provider, wall_now},
     queue::{Job, Queue},
+    rate::{Quiet, Rate},
     window::Window,
 };
 
@@ -83,6 +84,8 @@ pub(crate) struct State {
     window: Window,
     breaker: Breaker,
     alarms: Alarms,
+    rate: Option<Rate>,
+    quiet: Quiet,
     in_flight: usize,
     /// A `Flush` is in the mailbox.
     flushing: bool,
@@ -109,6 +112,8 @@ impl Actor for Dispatcher {
             window: Window::new(self.limits.max_connections.saturating_mul(self.limits.streams)),
             breaker: Breaker::new(self.limits.breaker_threshold, self.limits.breaker_probe),
             alarms: Alarms::default(),
+            rate: self.provider.per_minute().map(|per_minute| Rate::new(per_minute, clock::now())),
+            quiet: Quiet::default(),
             in_flight: 0,
             flushing: false,
             gathering: false,
@@ -170,6 +175,15 @@ impl Dispatcher {
         if job.deadline <= now {
             return self.finish(job, Outcome::Expired, "expired");
         }
+        // P-135, P-153: the push service wants this device left alone.
+        if let Some(until) = state.quiet.until(state.queue.token(&job.target), now) {
+            if until >= job.deadline || state.queue.is_full() {
+                let retry_after = Some(until.saturating_duration_since(now));
+                return self.finish(job, Outcome::Throttled { retry_after }, "device_throttled");
+            }
+            state.queue.delay(job, until);
+            return self.pump(myself, state, now);
+        }
         if let Some(shed) = state.queue.push(job) {
             self.finish(shed, Outcome::Unavailable, "shed");
         }
@@ -201,8 +215,14 @@ impl Dispatcher {
             }
         }
         let most = if state.breaker.is_probing() { 1 } else { state.window.size() };
-        let room = most.saturating_sub(state.in_flight).min(self.limits.batch.max(1));
-        for job in state.queue.take(room) {
+        let rate = state.rate.as_mut().map_or(usize::MAX, |rate| rate.room(now));
+        let room = most.saturating_sub(state.in_flight).min(self.limits.batch.max(1)).min(rate);
+        let batch = state.queue.take(room);
+        if let Some(rate) = &mut state.rate {
+            rate.spend(batch.len());
+        }
+        let rate = rate.saturating_sub(batch.len());
+        for job in batch {
             if job.ticket.is_withdrawn() {
                 self.finish(job, Outcome::Withdrawn, "withdrawn");
             } else {
@@ -210,7 +230,7 @@ impl Dispatcher {
                 self.start(myself, job);
             }
         }
-        if state.in_flight < most && state.queue.is_ready() {
+        if state.in_flight < most && rate > 0 && state.queue.is_ready() {
             self.flush_now(myself, state);
         }
         self.publish(state);
@@ -260,6 +280,11 @@ impl Dispatcher {
             Outcome::Accepted => state.window.grow(),
             Outcome::Throttled { .. } | Outcome::Unavailable => state.window.shrink(now),
             _ => {}
+        }
+        if let Outcome::Throttled { retry_after: Some(wait) } = outcome
+            && let Some(until) = now.checked_add(wait)
+        {
+            state.quiet.set(state.queue.token(&job.target), until, now);
         }
         let pause = match (next, outcome) {
             (Next::RetryIn(wait), _) | (Next::Retry, Outcome::Throttled { retry_after: Some(wait) }) => wait,
@@ -320,7 +345,8 @@ impl Dispatcher {
 
     /// One timer for everything that comes due.
     fn arm(&self, myself: &Myself, state: &mut State, now: Instant) {
-        let next = [state.queue.poll_timeout(), state.breaker.poll_timeout()].into_iter().flatten().min();
+        let rate = state.rate.as_ref().filter(|_| state.queue.is_ready()).and_then(Rate::poll_timeout);
+        let next = [state.queue.poll_timeout(), state.breaker.poll_timeout(), rate].into_iter().flatten().min();
         if state.timer.as_ref().map(|(at, _)| *at) == next {
             return;
         }

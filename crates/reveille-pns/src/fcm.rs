@@ -117,6 +117,10 @@ impl Provider for Fcm {
             && (*target.param == *self.settings.project || known())
     }
 
+    fn per_minute(&self) -> Option<u32> {
+        Some(self.settings.messages_per_minute)
+    }
+
     fn ready(&self, now: SystemTime) -> bool {
         self.tokens.load().ready(now)
     }
@@ -134,7 +138,8 @@ impl Provider for Fcm {
     }
 
     fn request(&self, push: &Push<'_>, auth: &Authorization) -> Result<Request<Full<Bytes>>, Classified> {
-        request::build(&self.url, push, auth, &self.opaque).ok_or_else(|| Classified::bug("unbuildable"))
+        request::build(&self.url, &self.settings.target_field, push, auth, &self.opaque)
+            .ok_or_else(|| Classified::bug("unbuildable"))
     }
 
     fn classify(&self, push: &Push<'_>, reply: &Reply) -> Classified {

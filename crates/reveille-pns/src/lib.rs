@@ -25,6 +25,7 @@ mod opaque;
 mod pool;
 mod provider;
 mod queue;
+mod rate;
 mod resolve;
 mod services;
 mod settings;

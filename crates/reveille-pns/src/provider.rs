@@ -55,6 +55,11 @@ pub(crate) trait Provider: Send + Sync + 'static {
     /// [`Provider::renewals`] times for one attempt.
     fn renew<'a>(&'a self, push: &'a Push<'a>, used: &'a Authorization) -> BoxFuture<'a, bool>;
 
+    /// Pushes a minute that may leave, where the push service has a quota (P-165).
+    fn per_minute(&self) -> Option<u32> {
+        None
+    }
+
     /// How often a refused credential may be renewed within one attempt.
     fn renewals(&self) -> u32 {
         1

@@ -54,6 +54,10 @@ pub struct FcmSettings {
     pub service_account_file: PathBuf,
     /// In place of `https://fcm.googleapis.com`.
     pub endpoint: Option<Url>,
+    /// Messages a minute at most, below the project's quota (P-165).
+    pub messages_per_minute: u32,
+    /// The member of a message that names the device: `token`, or `fid` (P-168).
+    pub target_field: String,
     /// In place of `https://oauth2.googleapis.com/token`. What the JSON file says is not used (P-159).
     pub token_endpoint: Option<Url>,
     /// In place of the system's roots, for both endpoints.

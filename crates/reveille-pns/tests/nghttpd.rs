@@ -105,7 +105,7 @@ fn spawn(dir: &Path, port: u16, options: &[&str]) -> Child {
         .into_iter()
         .find(|path| Path::new(path).exists())
         .map(Command::new)
-        .expect("nghttpd is there: Debian package nghttp2-server");
+        .unwrap_or_else(|| panic!("nghttpd is missing: `cargo xtask test` installs it (nghttp2-server on Debian)"));
     command.args(["-v", "-a", "127.0.0.1", "-d"]).arg(dir.join("www")).args(options).arg(port.to_string());
     command.arg(dir.join("key.pem")).arg(dir.join("cert.pem"));
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use reveille_pns::{BoxFuture, Resolver, Settings};
+use reveille_pns::{BoxFuture, Limits, Resolver, Settings};
 use reveille_push::{Outcome, Provider, PushClass, PushServices, PushTarget, Ticket, Unsupported};
 use support::{Files, HOST, Server, answer, node, node_with, webpush, webpush_target};
 
@@ -135,4 +135,46 @@ async fn large_answers_cost_little_p140() {
     assert_eq!(push("/p/body").await.unwrap(), Outcome::Accepted, "the status decides");
     assert_eq!(push("/p/gone").await.unwrap(), Outcome::Unregistered { since: None });
     assert_eq!(push("/p/headers").await.unwrap(), Outcome::Unavailable, "more than 16 KiB of headers are not read");
+}
+
+#[tokio::test]
+async fn each_new_connection_looks_the_name_up_afresh_p149() {
+    let files = Files::new();
+    let server = Server::with_first(
+        &files,
+        |_| answer(200, ""),
+        // The first connection ends at once, so that there is a second.
+        |number| (number == 0).then_some((|_| Box::pin(std::future::ready(()))) as fn(_) -> BoxFuture<'static, ()>),
+    )
+    .await;
+    let resolver = Rebinding::new(&["127.0.0.1"]);
+    let settings = Settings { apns: vec![support::apns(&files, &server)], ..Settings::default() };
+    let node = node_with(settings, resolver.clone()).await;
+    let _ = node.push(&support::apns_target("aabbccdd"), PushClass::Call).await;
+    assert_eq!(node.push(&support::apns_target("aabbccdd"), PushClass::Call).await, Outcome::Accepted);
+    assert_eq!(server.connections(), resolver.lookups.load(Ordering::SeqCst));
+    assert!(server.connections() >= 2);
+}
+
+/// Not waited for: the defaults are looked at, and that they are obeyed is shown with shorter ones.
+#[tokio::test]
+async fn a_host_that_does_not_answer_costs_three_seconds_to_connect_and_ten_in_all_p140() {
+    let defaults = Limits::default();
+    assert_eq!((defaults.connect_timeout.as_secs(), defaults.request_timeout.as_secs()), (3, 10));
+
+    let files = Files::new();
+    // Takes connections and says nothing, not even a TLS hello.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut settings = webpush(&files, &Server::start(&files, |_| answer(201, "")).await);
+    let port = silent.local_addr().unwrap().port();
+    settings.allow_hosts = vec![format!("{HOST}:{port}")];
+    let short = Duration::from_millis(200);
+    let limits = Limits { connect_timeout: short, request_timeout: short * 3, ..defaults };
+    let node = node(Settings { webpush: Some(settings), limits, ..Settings::default() }).await;
+    let target = PushTarget::new(Provider::WebPush, None, &format!("https://{HOST}:{port}/p")).unwrap();
+    let start = reveille_runtime::clock::now();
+    let verdict = node.submit(&target, PushClass::Call, short * 2, Ticket::new()).await.unwrap();
+    assert_eq!(verdict, Outcome::Unavailable);
+    assert!(reveille_runtime::clock::now() - start < short * 10);
+    assert!(node.value(r#"reveille_push_retries_total{pns="webpush",reason="connect"}"#) >= 1, "given up by itself");
 }

@@ -32,7 +32,7 @@ pub(super) fn build(
         (PushClass::Refresh, 0) => "low",
         (PushClass::Refresh, _) => "normal",
     };
-    let topic = opaque.of(&[push.target.prid.expose().as_bytes(), push.class.as_str().as_bytes()]);
+    let topic = opaque.daily(push.unix(), &[push.target.prid.expose().as_bytes(), push.class.as_str().as_bytes()]);
     let body = match keys {
         Some(keys) => keys.encrypt(TEXT)?,
         None => Vec::new(),

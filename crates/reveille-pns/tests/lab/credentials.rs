@@ -155,3 +155,25 @@ async fn after_a_restart_a_former_key_from_its_file_serves_old_subscriptions_p13
     assert_eq!(mindful.services.announce(Provider::WebPush).unwrap().vapid.unwrap(), field.lab.vapid_public_key());
     field.was_sound();
 }
+
+#[tokio::test]
+async fn credentials_and_keys_share_no_connection_p144() {
+    let field = Field::new().await;
+    let one = apns(&field.files);
+    let other = ApnsSettings { name: "other".to_owned(), topics: vec!["org.example.other".to_owned()], ..one.clone() };
+    let node = node(Settings { apns: vec![one, other, sandbox(&field.files)], ..Settings::default() }).await;
+    let before = field.lab.connections();
+    let device = field.device(DeviceKind::ApnsVoip);
+    assert_eq!(node.push(&target(&device), PushClass::Call).await, Outcome::Accepted);
+    assert_eq!(node.push(&target(&field.device(DeviceKind::ApnsSandbox)), PushClass::Call).await, Outcome::Accepted);
+    assert_eq!(field.lab.connections(), before + 2, "one for each environment");
+    let param = format!("{}.org.example.other.voip", field.files.apns_team_id);
+    let elsewhere = PushTarget::new(Provider::Apns, Some(&param), &device.prid).unwrap();
+    // The lab knows no such topic; it is the connection that counts.
+    assert_eq!(node.push(&elsewhere, PushClass::Call).await, Outcome::Refused);
+    assert_eq!(field.lab.connections(), before + 3, "one for each credential");
+    node.services.reload().unwrap();
+    assert_eq!(node.push(&target(&device), PushClass::Call).await, Outcome::Accepted);
+    assert_eq!(field.lab.connections(), before + 4, "what has seen the old key does not carry the new one");
+    assert_eq!(field.lab.unauthenticated_total(), 0);
+}

@@ -117,6 +117,8 @@ fn settings(files: &LabFiles, limits: Limits) -> Settings {
             aliases: Vec::new(),
             service_account_file: files.fcm_service_account_json.clone(),
             endpoint: Some(files.endpoints.fcm.parse().unwrap()),
+            messages_per_minute: 540_000,
+            target_field: "token".to_owned(),
             token_endpoint: Some(files.endpoints.fcm_token.parse().unwrap()),
             ca_file: Some(files.ca_pem.clone()),
         }],

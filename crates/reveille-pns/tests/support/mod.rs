@@ -213,6 +213,8 @@ pub fn fcm(files: &Files, server: &Server) -> FcmSettings {
         aliases: vec!["123456789012".to_owned()],
         service_account_file: files.service_account(),
         endpoint: Some(server.url()),
+        messages_per_minute: 540_000,
+        target_field: "token".to_owned(),
         token_endpoint: Some(server.url().join("/token").unwrap()),
         ca_file: Some(files.path("ca.pem")),
     }

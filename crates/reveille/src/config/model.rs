@@ -275,6 +275,10 @@ pub struct Fcm {
     pub aliases: Vec<String>,
     /// The service account, JSON.
     pub service_account_file: PathBuf,
+    /// Messages a minute at most (P-165).
+    pub messages_per_minute: u32,
+    /// The member of a message that names the device (P-168).
+    pub target_field: String,
     /// Instead of Google's address: `https://host[:port]`.
     pub endpoint: Option<String>,
     /// Instead of Google's: an `https` URL.

@@ -276,6 +276,10 @@ section! {
         service_account_file: Option<PathBuf> = None,
         /// Another address for the service, as `https://host:port`; by default Google's.
         endpoint: Option<String> = None,
+        /// Messages a minute at most, below the project's quota, which is 600000 unless Google says otherwise.
+        messages_per_minute: u32 = 540_000,
+        /// The member of a message that names the device: `token`, or `fid` where phones send Firebase installation ids.
+        target_field: String = "token".to_owned(),
         /// Another address for OAuth 2 tokens, as `https://host:port/path`; by default Google's. The service account's own is never used.
         token_endpoint: Option<String> = None,
         /// Authorities to trust for this service, PEM; by default the system's.

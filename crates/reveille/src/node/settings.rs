@@ -197,6 +197,8 @@ pub(super) fn push(config: &Config) -> anyhow::Result<reveille_pns::Settings> {
             project: fcm.project.clone(),
             aliases: fcm.aliases.clone(),
             service_account_file: fcm.service_account_file.clone(),
+            messages_per_minute: fcm.messages_per_minute,
+            target_field: fcm.target_field.clone(),
             endpoint: url(format!("push.fcm.{}.endpoint", fcm.name), &fcm.endpoint)?,
             token_endpoint: url(format!("push.fcm.{}.token_endpoint", fcm.name), &fcm.token_endpoint)?,
             ca_file: fcm.ca_file.clone(),

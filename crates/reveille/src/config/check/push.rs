@@ -124,6 +124,10 @@ impl Checker {
                 self.fault(&format!("{at}.aliases[{index}]"), "must be letters, digits, dots, hyphens or underscores");
             }
         }
+        let per_minute = join(at, "messages_per_minute");
+        let messages_per_minute = self.number(&per_minute, raw.messages_per_minute, 1, 100_000_000);
+        let fields = [("token", "token"), ("fid", "fid")];
+        let target_field = self.choice(&join(at, "target_field"), &raw.target_field, &fields, &[]);
         let (service_account_file, account) = account?;
         let project = raw.project.clone().or(account.project_id);
         // The project becomes part of a request path.
@@ -137,6 +141,8 @@ impl Checker {
             project,
             aliases: raw.aliases.clone(),
             service_account_file,
+            messages_per_minute,
+            target_field: target_field?.to_owned(),
             endpoint,
             token_endpoint,
             ca_file,

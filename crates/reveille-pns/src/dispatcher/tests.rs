@@ -14,7 +14,7 @@ use crate::{
     BoxFuture, SettingsError,
     metrics::Metrics,
     pool::Pool,
-    provider::{Authorization, CredentialError, Push, Reply},
+    provider::{Authorization, CredentialError, Next, Push, Reply},
 };
 
 /// What happens to one attempt.

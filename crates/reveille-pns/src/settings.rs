@@ -73,6 +73,8 @@ pub struct WebPushSettings {
     pub former_vapid_key_files: Vec<PathBuf>,
     /// Keys of subscriptions that get an encrypted payload, by push URL: JSON (P-137).
     pub payload_keys_file: Option<PathBuf>,
+    /// Whether pushes for requests that are no calls are urgent as well (P-129).
+    pub urgent_requests: bool,
     /// The `sub` claim: a `mailto:` or `https:` contact (RFC 8292 §2.1).
     pub subject: String,
     /// Push services that may be sent to: `host`, `host:port`, `*.host`, `*.host:port` (P-138).

@@ -206,7 +206,7 @@ impl Provider for WebPush {
         let payload = self.payload.load();
         let keys = payload.get(push.target.prid.expose());
         url_of(push.target)
-            .and_then(|url| request::build(&url, push, auth, &self.opaque, keys))
+            .and_then(|url| request::build(&url, push, auth, &self.opaque, keys, self.settings.urgent_requests))
             .ok_or_else(|| Classified::bug("unbuildable"))
     }
 

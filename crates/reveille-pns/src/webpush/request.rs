@@ -20,6 +20,7 @@ pub(super) fn build(
     auth: &Authorization,
     opaque: &Opaque,
     keys: Option<&PhoneKeys>,
+    urgent_requests: bool,
 ) -> Option<Request<Full<Bytes>>> {
     let slash = if url.path_and_query.starts_with('/') { "" } else { "/" };
     let ttl = match push.class {
@@ -28,6 +29,7 @@ pub(super) fn build(
     };
     let urgency = match (push.class, push.attempt) {
         (PushClass::Call, _) => "high",
+        (PushClass::Request, _) if urgent_requests => "high",
         (PushClass::Request, _) => "normal",
         (PushClass::Refresh, 0) => "low",
         (PushClass::Refresh, _) => "normal",

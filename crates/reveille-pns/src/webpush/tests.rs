@@ -29,6 +29,7 @@ fn webpush(lookups: &[&[&str]], allow_addresses: &[&str]) -> (WebPush, Arc<Scrip
         vapid_key_file: files.path().join("vapid.pem"),
         former_vapid_key_files: Vec::new(),
         payload_keys_file: None,
+        urgent_requests: false,
         subject: "mailto:ops@example.net".to_owned(),
         allow_hosts: vec![
             "push.example.net".to_owned(),
@@ -158,6 +159,11 @@ async fn requests_are_empty_and_say_how_urgent_they_are_p128_p129_p130_p133() {
         assert!(topic.len() <= 32);
         topics.push(topic);
     }
+    let settings = WebPushSettings { urgent_requests: true, ..webpush.settings.clone() };
+    let urgent = WebPush { settings, ..webpush };
+    let push = push(&target, PushClass::Request, 0);
+    let auth = urgent.authorize(&push).await.unwrap();
+    assert_eq!(urgent.request(&push, &auth).unwrap().headers()["urgency"], "high", "by configuration");
     assert_ne!(topics[0], topics[2]);
     assert_eq!(topics[2], topics[3]);
 }

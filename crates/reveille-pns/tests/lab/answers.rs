@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use reveille_pns::Settings;
+use reveille_pns::{Limits, Settings};
 use reveille_push::{Outcome, PushClass};
 use reveille_runtime::clock;
-use reveille_testkit::pns::{DeviceKind, Provider, Verdict};
+use reveille_testkit::pns::{DeviceKind, LabConfig, Provider, Verdict};
 
 use crate::{Field, support::node, target, webpush};
 
@@ -48,6 +48,21 @@ async fn a_slow_answer_ends_with_the_deadline_and_holds_nobody_else_up() {
     assert!(clock::now() - start < Duration::from_secs(1));
     assert_eq!(late.await.unwrap(), Outcome::Unavailable);
     assert!(clock::now() - start < Duration::from_secs(3));
+    field.was_sound();
+}
+
+#[tokio::test]
+async fn a_request_has_a_time_of_its_own_and_is_made_again_p140_p165() {
+    let limits = Limits { request_timeout: Duration::from_millis(500), ..Limits::default() };
+    let field = Field::with(LabConfig::default(), limits).await;
+    for (kind, provider, pns) in
+        [(DeviceKind::Fcm, Provider::Fcm, "fcm"), (DeviceKind::WebPush, Provider::WebPush, "webpush")]
+    {
+        let device = field.device(kind);
+        field.lab.set_next(provider, Verdict::SlowAnswer(Duration::from_secs(60)), 1);
+        assert_eq!(field.push(&device, PushClass::Refresh).await, Outcome::Accepted, "{kind:?}");
+        assert_eq!((field.lab.pushed(&device.prid), field.retries(pns, "timeout")), (2, 1));
+    }
     field.was_sound();
 }
 

@@ -101,6 +101,7 @@ fn webpush(files: &LabFiles, vapid_key_file: PathBuf) -> WebPushSettings {
         vapid_key_file,
         former_vapid_key_files: Vec::new(),
         payload_keys_file: None,
+        urgent_requests: false,
         subject: files.vapid_subject.clone(),
         allow_hosts: vec![files.endpoints.webpush_host.clone()],
         allow_addresses: vec!["127.0.0.0/8".parse().unwrap()],

@@ -225,6 +225,7 @@ pub fn webpush(files: &Files, server: &Server) -> WebPushSettings {
         vapid_key_file: files.path("key.p8"),
         former_vapid_key_files: Vec::new(),
         payload_keys_file: None,
+        urgent_requests: false,
         subject: "mailto:ops@example.net".to_owned(),
         allow_hosts: vec![format!("{HOST}:{}", server.port)],
         allow_addresses: vec!["127.0.0.0/8".parse().unwrap()],

@@ -296,6 +296,8 @@ pub struct WebPush {
     pub former_vapid_key_files: Vec<PathBuf>,
     /// Keys of subscriptions that get an encrypted payload (P-137).
     pub payload_keys_file: Option<PathBuf>,
+    /// Whether pushes for requests that are no calls are urgent as well (P-129).
+    pub urgent_requests: bool,
     /// `mailto:` or `https:` contact.
     pub subject: String,
     /// The services that may be called; at least one (P-138).

@@ -296,6 +296,8 @@ section! {
         former_vapid_key_files: Vec<PathBuf> = Vec::new(),
         /// Keys of subscriptions that want an encrypted payload, a JSON file: push URL to `p256dh` and `auth` as browsers give them. All others get an empty push. Read again on SIGHUP.
         payload_keys_file: Option<PathBuf> = None,
+        /// Whether a waiting request that is no call, such as MESSAGE, is as urgent to push services as a call.
+        urgent_requests: bool = false,
         /// How push services reach you: a `mailto:` or `https:` URI. Required.
         subject: String = String::new(),
         /// Push services that may be called: `host`, `host:port` or `*.host`.

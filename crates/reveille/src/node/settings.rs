@@ -171,6 +171,7 @@ pub(super) fn push(config: &Config) -> anyhow::Result<reveille_pns::Settings> {
             vapid_key_file: webpush.vapid_key_file.clone(),
             former_vapid_key_files: webpush.former_vapid_key_files.clone(),
             payload_keys_file: webpush.payload_keys_file.clone(),
+            urgent_requests: webpush.urgent_requests,
             subject: webpush.subject.clone(),
             allow_hosts: webpush.allow_hosts.iter().map(ToString::to_string).collect(),
             allow_addresses: webpush.allow_addresses.clone(),

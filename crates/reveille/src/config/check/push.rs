@@ -208,6 +208,7 @@ impl Checker {
             vapid_key_file: vapid_key_file?,
             former_vapid_key_files: former?,
             payload_keys_file,
+            urgent_requests: raw.urgent_requests,
             subject,
             allow_hosts,
             allow_addresses,

@@ -3,7 +3,7 @@
 use std::{fmt, sync::OnceLock};
 
 /// The `pn-provider` of an operator's own push service. A number in one byte, since every binding holds one: the names stand in
-/// a table of the process, which only grows, and never beyond [`MOST`].
+/// a table of the process, which only grows, and never beyond 250.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WebhookName(u8);
 

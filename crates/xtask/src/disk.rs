@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::step::in_ci;
 
-/// What a run from nothing leaves in the target folder, in MiB, with room to spare; measured, see `CONTRIBUTING.md`.
+/// What a run from nothing leaves in the target folder, in MiB, with room to spare (`CONTRIBUTING.md` has the figures).
 const NEEDED: u64 = 12 * 1024;
 /// The same in CI, where less is kept.
 const NEEDED_IN_CI: u64 = 8 * 1024;

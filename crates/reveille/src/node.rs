@@ -142,6 +142,7 @@ impl Node {
             auth: authenticator(&config, users.as_ref(), shared_keys.as_ref())?,
             users: users.clone().map(|users| users as Arc<dyn Users>),
             metrics: Metrics::new(&registry)?,
+            mistakes: Default::default(),
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             salt: rand::random(),

@@ -1,7 +1,7 @@
 //! How a delivery ends: what the response context decides is carried out, and whoever waited elsewhere is told.
 
 use reveille_registrar::shard::{ShardInput, WorkerRef};
-use reveille_sip::{header::HeaderId, message::Message};
+use reveille_sip::{header::HeaderId, message::Message, method::Method};
 use reveille_transaction::{ForkOutput, ServerId};
 
 use super::{
@@ -17,6 +17,10 @@ impl Core {
             let Some(delivery) = self.delivery(id) else { return };
             let Some(output) = delivery.fork.poll_output() else { break };
             match output {
+                // P-051: 555 speaks of a registration. Whatever the phone means by it, the request failed there.
+                ForkOutput::Forward { msg, .. } if msg.status() == Some(555) && msg.method() != Method::Register => {
+                    self.respond_up(now, id, 500);
+                }
                 ForkOutput::Forward { msg, challenges, .. } => self.send_up(now, id, &msg, &challenges),
                 ForkOutput::Respond { status } => self.respond_up(now, id, status),
                 ForkOutput::CancelBranch { branch, reason } => self.cancel_branch(now, id, branch, reason),

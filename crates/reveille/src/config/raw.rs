@@ -26,6 +26,8 @@ section! {
         registrar: Registrar = Registrar::default(),
         /// Waking phones.
         push: Push = Push::default(),
+        /// What clients do that the specifications don't ask for.
+        compat: Compat = Compat::default(),
         /// Transport security.
         security: Security = Security::default(),
         /// Bounds on what peers may take.
@@ -296,6 +298,14 @@ section! {
         allow_addresses: Vec<IpNet> = Vec::new(),
         /// Authorities to trust for these services, PEM; by default the system's.
         ca_file: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `[compat]`
+    Compat {
+        /// Whether push parameters count that a client writes behind the brackets of its Contact, among the header's parameters.
+        header_pn_params: bool = false,
     }
 }
 

@@ -208,6 +208,7 @@ pub(super) fn settings() -> Settings {
             max_contacts: 10,
             max_push_contacts: 4,
             reject_unsupported_push: true,
+            header_pn_params: false,
             flow_timer: 120,
             pnsreg: 180,
         },
@@ -249,16 +250,28 @@ impl Bench {
         flows: Arc<FakeFlows>,
         peers: Arc<dyn Peers>,
     ) -> Self {
+        Self::served_by(Arc::new(FakePushes), settings, auth, flows, peers)
+    }
+
+    /// A node with these push services.
+    pub(super) fn served_by(
+        pushes: Arc<dyn PushServices>,
+        settings: Settings,
+        auth: Option<Digest>,
+        flows: Arc<FakeFlows>,
+        peers: Arc<dyn Peers>,
+    ) -> Self {
         let homes = Arc::new(FakeHomes::default());
         let shared = Arc::new(Shared {
             settings,
             flows: flows.clone(),
             homes: homes.clone(),
             peers,
-            pushes: Arc::new(FakePushes),
+            pushes,
             auth: auth.map(Arc::new),
             users: None,
             metrics: Metrics::new(&Registry::new()).unwrap(),
+            mistakes: Default::default(),
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             salt: 0x5eed,

@@ -10,7 +10,7 @@ use super::bench::{Bench, settings, tls, udp};
 
 const PN: &str = "pn-provider=apns;pn-param=TEAMID0001.org.example.phone.voip;pn-prid=00112233445566778899aabbccddeeff";
 
-fn register(extra: &str, contact: &str) -> String {
+pub(super) fn register(extra: &str, contact: &str) -> String {
     format!(
         "
 REGISTER sip:example.com SIP/2.0
@@ -43,7 +43,7 @@ fn status_of(text: &str) -> u16 {
     bench.statuses(tls(1))[0]
 }
 
-fn accepted(text: &str) -> (Bench, Box<RegisterRequest>) {
+pub(super) fn accepted(text: &str) -> (Bench, Box<RegisterRequest>) {
     let (bench, mut asked) = sent_by_peer(text);
     match asked.pop() {
         Some(ShardInput::Register(ask)) => (bench, ask),
@@ -51,7 +51,7 @@ fn accepted(text: &str) -> (Bench, Box<RegisterRequest>) {
     }
 }
 
-fn updates(ask: &RegisterRequest) -> &[reveille_registrar::shard::ContactUpdate] {
+pub(super) fn updates(ask: &RegisterRequest) -> &[reveille_registrar::shard::ContactUpdate] {
     match &ask.contacts {
         ContactsUpdate::Update(list) => list,
         _ => panic!("an update"),

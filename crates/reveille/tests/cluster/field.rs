@@ -5,14 +5,12 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, process::Comma
 use reveille::lab::{Lab, LabOptions};
 use reveille_testkit::{
     pns::Provider,
+    redis::Redis,
     ua::{Phone, PhoneBuilder},
 };
 use serde_json::Value;
 
-use crate::{
-    process::{PATIENCE, Server},
-    redis::Redis,
-};
+use crate::process::{PATIENCE, Server};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_reveille");
 
@@ -37,7 +35,7 @@ impl Field {
 
     /// Starts nodes with these roles.
     pub(crate) async fn with_roles(nodes: &[(&'static str, &str)]) -> Self {
-        let redis = Redis::start();
+        let redis = Redis::durable().unwrap();
         let extra = format!(
             r#"
 [[listener]]
@@ -62,7 +60,7 @@ key_files = ["secret"]
 server_name = "reveille-node"
 lease = "2s"
 "#,
-            redis.port
+            redis.port()
         );
         let registrar = format!("shards = {SHARDS}");
         let users = (0..MANY).map(|n| format!("u{n}")).collect();
@@ -86,7 +84,7 @@ lease = "2s"
 
     /// Starts one more node.
     pub(crate) async fn add(&mut self, name: &'static str, roles: &str) {
-        self.start_node(name, roles, self.redis.port).await;
+        self.start_node(name, roles, self.redis.port()).await;
     }
 
     async fn start_node(&mut self, name: &'static str, roles: &str, redis: u16) {
@@ -171,6 +169,18 @@ lease = "2s"
         let (code, body) = self.node(owner).get(&path).await.unwrap();
         let shown: Value = serde_json::from_str(&body).ok().filter(|_| code == 200)?;
         shown["bindings"][0]["cseq"].as_u64()
+    }
+
+    /// So many users, beside those that every lab has, whose bindings that node owns.
+    pub(crate) async fn users_at(&self, node: &str, count: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        for user in (0..MANY).map(|n| format!("u{n}")) {
+            if found.len() < count && self.home_of(&user).await == node {
+                found.push(user);
+            }
+        }
+        assert_eq!(found.len(), count, "{node} owns too little");
+        found
     }
 
     /// Runs an operator's command against a node; what it printed.

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
 mod credentials;
+mod drain;
 mod field;
 mod partition;
 #[path = "../process/mod.rs"]
 mod process;
-mod redis;
 mod standby;
 mod takeover;
+mod tickets;
 
 use std::time::Duration;
 

@@ -363,7 +363,7 @@ impl Shard {
                 Effect::Push { key, target, fingerprint, class, deadline } => {
                     if !self.budgets.take(fingerprint, class, now.mono) {
                         self.metrics.pushes_limited.inc();
-                        active.push_refused(now, key, Outcome::Throttled { retry_after: None });
+                        active.push_forbidden(now, key);
                         continue;
                     }
                     self.metrics.pushes.with_label_values(&[class.as_str()]).inc();

@@ -138,6 +138,7 @@ async fn requests_are_empty_and_say_how_urgent_they_are_p128_p129_p130_p133() {
     let mut topics = Vec::new();
     for (class, attempt, ttl, urgency) in [
         (PushClass::Call, 0, "30", "high"),
+        (PushClass::Dialog, 0, "600", "high"),
         (PushClass::Request, 0, "600", "normal"),
         (PushClass::Refresh, 0, "600", "low"),
         (PushClass::Refresh, 1, "600", "normal"),
@@ -156,6 +157,6 @@ async fn requests_are_empty_and_say_how_urgent_they_are_p128_p129_p130_p133() {
         assert!(topic.len() <= 32);
         topics.push(topic);
     }
-    assert_ne!(topics[0], topics[2]);
-    assert_eq!(topics[2], topics[3]);
+    assert_ne!(topics[0], topics[3]);
+    assert_eq!(topics[3], topics[4]);
 }

@@ -7,6 +7,7 @@ use reveille_transaction::{ForkOutput, ServerId};
 use super::{
     Core, Now, Timer,
     context::{BranchState, Where, Work},
+    deliver::{is_in_dialog, sparing},
     reply::Reply,
 };
 
@@ -57,6 +58,7 @@ impl Core {
     pub(super) fn finish_with(&mut self, now: Now, id: u64, status: u16) {
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let Work::Deliver(delivery) = std::mem::replace(&mut context.work, Work::Answered) else { return };
+        let status = if is_in_dialog(&delivery.request) { sparing(status) } else { status };
         let reply = if status == 503 { self.overloaded() } else { Reply::new(status) };
         self.answer(now, id, &delivery.request, reply);
     }

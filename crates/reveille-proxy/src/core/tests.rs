@@ -11,6 +11,7 @@ mod privacy;
 mod rebound;
 mod refusals;
 mod registrations;
+mod spared;
 mod trust;
 mod wishes;
 mod workers;

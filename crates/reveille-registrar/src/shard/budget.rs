@@ -75,7 +75,7 @@ impl Budgets {
         left.at = now;
         let buckets: &mut [&mut f32] = match class {
             PushClass::Call => &mut [&mut left.calls],
-            PushClass::Request | PushClass::Refresh => &mut [&mut left.minute, &mut left.hour],
+            PushClass::Dialog | PushClass::Request | PushClass::Refresh => &mut [&mut left.minute, &mut left.hour],
         };
         let enough = buckets.iter().all(|bucket| **bucket >= 1.0);
         if enough {

@@ -71,6 +71,7 @@ pub(super) struct FakeFlows {
     pub(super) tokens: Tokens,
     bound: Mutex<HashMap<FlowRef, Bound>>,
     trusted: Mutex<HashMap<FlowRef, Trust>>,
+    wakeable: Mutex<std::collections::HashSet<FlowRef>>,
     /// The node, and how many connections it may open to others.
     node: NodeTag,
 }
@@ -124,6 +125,17 @@ impl Flows for FakeFlows {
     }
     fn bind(&self, flow: &FlowRef, binding: Bound) {
         self.bound.lock().insert(*flow, binding);
+    }
+    fn mark_wakeable(&self, flow: &FlowRef, wakeable: bool) {
+        let mut marked = self.wakeable.lock();
+        if wakeable {
+            marked.insert(*flow)
+        } else {
+            marked.remove(flow)
+        };
+    }
+    fn is_wakeable(&self, flow: &FlowRef) -> bool {
+        self.wakeable.lock().contains(flow)
     }
     fn trust(&self, flow: &FlowRef, user: Option<Trust>) {
         match user {

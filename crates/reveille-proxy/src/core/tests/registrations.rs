@@ -69,6 +69,7 @@ pub(super) fn view(contact: &str, updated_now: bool) -> BindingView {
         instance: None,
         reg_id: None,
         push: None,
+        wakes_in_dialogs: false,
         updated_now,
     }
 }

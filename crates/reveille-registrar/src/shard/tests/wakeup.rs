@@ -336,6 +336,7 @@ fn p116_a_token_has_its_share_of_pushes() {
     for _ in 0..8 {
         let (waiter, input) = stage.look_up(Method::Message, PushClass::Request, secs(10));
         let turn = stage.tell(input);
+        assert!(turn.fates().iter().all(|(_, fate)| *fate == Err(WakeFailure::Limited)));
         outcomes.push((turn.pushes, turn.fates().len()));
         stage.tell(ShardInput::Leave { aor: aor(), waiter });
     }

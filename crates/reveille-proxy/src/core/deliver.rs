@@ -271,10 +271,13 @@ impl Core {
         if delivery.awaiting(key).is_none() || self.leads_back(now, id, key, &target) {
             return;
         }
-        let Some(entry) = self.delivery(id).and_then(|delivery| delivery.awaiting(key)) else { return };
+        let Some(delivery) = self.delivery(id) else { return };
+        let is_within = is_in_dialog(&delivery.request);
+        let Some(entry) = delivery.awaiting(key) else { return };
         entry.key = Some(target.key);
-        // It has just been heard on this flow: silence now is a person looking for the phone, not a dead connection.
-        entry.pushable = false;
+        // It has just been heard on this flow: silence now is a person looking for the phone, not a dead connection. Within a dialog
+        // phones answer by themselves, and the flow may be one that was open all the time (P-089).
+        entry.pushable = is_within && target.pushable;
         let branch = entry.id;
         let Some(delivery) = self.delivery(id) else { return };
         if !delivery.fork.forwarded(now.mono, branch) {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use reveille_push::{
     PushTarget,
-    caps::{Announcement, pns_tokens, wants_pnsreg},
+    caps::{Announcement, carries_pns, pns_tokens, wants_pnsreg},
     target::{self, ContactPush, is_pn_name},
 };
 use reveille_sip::{header::HeaderId, message::Message, typed::NameAddr, uri::Uri};
@@ -56,8 +56,7 @@ impl Core {
             ContactPush::None => Ok(None),
             ContactPush::QueryAll => {
                 let all = self.shared.pushes.announced();
-                let taken =
-                    is_trusted && request.lines(HeaderId::FeatureCaps).any(|line| pns_tokens(line).next().is_some());
+                let taken = is_trusted && request.lines(HeaderId::FeatureCaps).any(carries_pns);
                 if all.is_empty() && !taken {
                     return unsupported();
                 }

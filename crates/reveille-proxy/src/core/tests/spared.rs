@@ -83,6 +83,26 @@ fn p089_a_flow_is_given_up_only_where_that_helps() {
     assert!(bench.flows.closed.lock().is_empty() && bench.asked().is_empty());
 }
 
+/// P-089: the phone has another connection by now, which only looks open as well: it is given up in its turn.
+#[test]
+fn p089_a_second_silent_flow_is_given_up_too() {
+    let (mut bench, route) = registered_here(true);
+    bench.flows.gone.lock().push(tls(1));
+    bench.peer(tls(5), &in_dialog("BYE", "z9hG4bKd", &route));
+    let ask = next(bench.asked());
+    let open = HomeEvent::Woken { key: BindingKey(1), target: target(1, tls(9), true) };
+    bench.home(ask.wake.waiter, open);
+    assert_eq!(bench.requests(tls(9)).len(), 1);
+    bench.advance(Duration::from_millis(2001));
+    assert_eq!(*bench.flows.closed.lock(), [tls(9)]);
+    let again = next(bench.asked());
+    assert_eq!((again.tried.as_slice(), again.wake.class), (&[BindingKey(1)][..], PushClass::Dialog));
+    bench.home(again.wake.waiter, woken(10));
+    let got = bench.requests(tls(10)).remove(0);
+    bench.public(tls(10), &answer(&got, 200));
+    assert_eq!(bench.statuses(tls(5)).last(), Some(&200));
+}
+
 /// P-089, across nodes: the node with the flow gives it up and the phone's home is asked. Of that node's flows the home knows
 /// nothing, and may name the very same way: it is asked for another.
 #[test]

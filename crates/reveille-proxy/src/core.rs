@@ -15,8 +15,10 @@ mod forward;
 mod moved;
 mod onward;
 mod outcome;
+mod pinned;
 mod privacy;
 mod rebound;
+mod refused;
 mod register;
 mod reply;
 mod routes;
@@ -48,7 +50,7 @@ use self::{
     reply::Reply,
 };
 use crate::{
-    auth::{Digest, Users},
+    auth::{Digest, NoncePins, Users},
     egress::Flows,
     home::Homes,
     ingress::{Hold, Inbound},
@@ -72,6 +74,8 @@ pub struct Shared {
     pub pushes: Arc<dyn PushServices>,
     /// Digest authentication; absent where the operator chose `auth.mode = "none"`.
     pub auth: Option<Arc<Digest>>,
+    /// Where nonces are bound to nodes; absent where there is one node, or no digest.
+    pub pins: Option<Arc<dyn NoncePins>>,
     /// The users, to tell "unknown" from "not registered"; absent with `auth`.
     pub users: Option<Arc<dyn Users>>,
     /// What is counted.
@@ -264,6 +268,7 @@ impl Core {
         let decision = self.admit(now, &message, origin);
         match decision {
             Decision::Reply(reply) => self.reply(now, server, &message, origin, reply),
+            Decision::Hold(nonce) => self.hold(now, server, message, origin, nonce),
             Decision::Register(registration) => {
                 self.begin_register(now, server, message, origin, *registration);
             }

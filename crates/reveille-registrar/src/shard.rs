@@ -16,6 +16,7 @@ mod redacted;
 mod register;
 mod requests;
 mod resolve;
+mod spent;
 mod table;
 
 use std::{
@@ -40,13 +41,14 @@ use self::{
     deferred::Deferred,
     register::Rules,
     resolve::{Judge, Way},
+    spent::Notes,
     table::Table,
 };
 use crate::{
     aor::Aor,
     flow::{FlowProbe, Liveness},
     metrics::Metrics,
-    record::{Binding, BindingKey, Fingerprint, Record},
+    record::{self, Binding, BindingKey, Fingerprint, Record},
 };
 
 /// What a shard is held to.
@@ -97,6 +99,7 @@ pub struct Shard {
     deadlines: DeadlineQueue<Aor>,
     deferred: Deferred,
     budgets: Budgets,
+    notes: Notes,
     outputs: VecDeque<ShardOutput>,
     next_id: u64,
     now: Option<Now>,
@@ -136,6 +139,7 @@ impl Shard {
             deadlines: DeadlineQueue::new(),
             deferred: Deferred::default(),
             budgets: Budgets::new(config.push_limits),
+            notes: Notes::default(),
             outputs: VecDeque::new(),
             next_id: u64::from(config.incarnation) << 40,
             now: None,
@@ -165,11 +169,15 @@ impl Shard {
             ShardInput::Written { write, result } => self.written(now, write, result),
             ShardInput::PushAnswered { aor, push, outcome, .. } => self.push_answered(now, &aor, push, outcome),
             ShardInput::FlowUnusable { aor, key } => self.flow_unusable(now, &aor, key),
-            ShardInput::Amend(Amendment { aor, change, done }) => {
+            // Whoever asked may have gone; one that is not answered knows that nothing was changed.
+            ShardInput::Amend(Amendment { aor, change, done }) if !self.is_later(&aor) => {
                 self.mutate(now, &aor, change);
-                let _ = done.send(()); // whoever asked may have gone
+                let _ = done.send(());
             }
+            ShardInput::Amend(_) => {}
             ShardInput::Loaded(records) => self.load(records),
+            ShardInput::NoteLeft => self.note_left(now),
+            ShardInput::NoteFound { note, age } => self.note_found(now, &note, age),
         }
         self.count();
     }
@@ -252,7 +260,16 @@ impl Shard {
         self.table.get(aor).and_then(|value| Record::decode(value).ok())
     }
 
+    /// Whether the record is of a later version of this software, which serves it where it runs already.
+    fn is_later(&self, aor: &Aor) -> bool {
+        self.table.get(aor).is_some_and(record::is_later)
+    }
+
     fn register(&mut self, now: Now, request: &RegisterRequest) {
+        if self.is_later(&request.aor) {
+            let error = RegisterError::LaterVersion;
+            return self.registered(request.reply, Err(error), error.as_str());
+        }
         let durable = self.record(&request.aor);
         if matches!(request.contacts, ContactsUpdate::Fetch) {
             // S-103. What is not durable yet is not told.
@@ -278,7 +295,7 @@ impl Shard {
                 }
             }
             Ok(applied) if !applied.changed && is_settled => {
-                self.registered(request.reply, Ok(views(&applied.record, now, &[])), "unchanged");
+                self.registered(request.reply, Ok(views(&applied.record, now, &applied.touched)), "unchanged");
             }
             Ok(applied) => self.submit_register(now, request, applied),
         }
@@ -361,7 +378,11 @@ impl Shard {
                 }
                 Effect::Coalesced => self.metrics.pushes_coalesced.inc(),
                 Effect::Push { key, target, fingerprint, class, deadline } => {
-                    if !self.budgets.take(fingerprint, class, now.mono) {
+                    let is_within = self.budgets.take(fingerprint, class, now.mono);
+                    if self.budgets.has_news() {
+                        self.note_spending(now);
+                    }
+                    if !is_within {
                         self.metrics.pushes_limited.inc();
                         active.push_forbidden(now, key);
                         continue;

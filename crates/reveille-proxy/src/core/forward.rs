@@ -58,7 +58,9 @@ impl Core {
         if let Some(rebound) = delivery.plan.rebound.as_ref().filter(|_| way.onward && target.is_none())
             && matches!(delivery.plan.destination, Where::Home(_))
         {
-            edit.prepend(HeaderId::Route, &lost_route(&rebound.token, ELSEWHERE));
+            let own = self.shared.peers.own();
+            let is_ours = self.shared.flows.unseal(&rebound.token).is_ok_and(|flow| flow.node() == own);
+            edit.prepend(HeaderId::Route, &lost_route(&rebound.token, ELSEWHERE, is_ours || rebound.is_closed));
         }
         if let Some(target) = target {
             // Within a dialog the phone goes by the address that it gave the other side.

@@ -18,7 +18,7 @@ use super::{
     context::{Branch, BranchState, Origin, Where, Work},
     deliver::HOME_GRACE,
     reply::Reply,
-    routes::LOST,
+    routes::{CLOSED, LOST},
 };
 use crate::{egress::Bound, ingress::Purpose};
 
@@ -139,7 +139,9 @@ impl Core {
     /// for another, or for a push; without this the request would go back and forth. False where the way is a new one.
     pub(super) fn leads_back(&mut self, now: Now, id: u64, key: BindingKey, target: &Target) -> bool {
         let Some(delivery) = self.delivery(id) else { return false };
-        let Some(lost) = delivery.plan.rebound.as_ref().map(|rebound| rebound.token.clone()) else { return false };
+        // One that could not be reached from elsewhere may well be there.
+        let Some(rebound) = delivery.plan.rebound.as_ref().filter(|rebound| rebound.is_closed) else { return false };
+        let lost = rebound.token.clone();
         let flows = &*self.shared.flows;
         let first = target.path.first().and_then(|path| NameAddr::parse(path).ok()).and_then(|path| path.uri().ok());
         let named = target.flow.or_else(|| flows.unseal(first?.user()?).ok());
@@ -196,6 +198,7 @@ pub(super) fn unspoken(response: Message, origin: &Origin) -> Message {
 }
 
 /// The Route value that tells a home which phone a request is for.
-pub(super) fn lost_route(token: &str, host: &str) -> String {
-    format!("<sip:{token}@{host};lr;{LOST}>")
+pub(super) fn lost_route(token: &str, host: &str, is_closed: bool) -> String {
+    let closed = if is_closed { format!("={CLOSED}") } else { String::new() };
+    format!("<sip:{token}@{host};lr;{LOST}{closed}>")
 }

@@ -7,6 +7,7 @@ mod dialogs;
 mod drain;
 mod moves;
 mod nodes;
+mod pins;
 mod privacy;
 mod rebound;
 mod refusals;

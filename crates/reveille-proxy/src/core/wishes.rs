@@ -24,7 +24,7 @@ impl Core {
         announcements: &mut Vec<Announcement>,
     ) -> Result<Option<PushTarget>, Reply> {
         let limits = &self.shared.settings.registration;
-        let carries = is_cut(&target::strip(contact.uri)) || is_cut(&target::strip_params(contact.params.as_str()));
+        let carries = is_cut(target::strip(contact.uri)) || is_cut(target::strip_params(contact.params.as_str()));
         let protected = origin.transport.is_secure() || self.shared.settings.strongly_protected(origin.remote.ip());
         if carries && !protected {
             return Err(Reply::new(403)); // P-112; a token in the clear is one whether it is of use to us or not (P-010)
@@ -110,7 +110,7 @@ impl Core {
 }
 
 /// Whether something was taken out.
-fn is_cut(text: &Cow<'_, str>) -> bool {
+fn is_cut(text: Cow<'_, str>) -> bool {
     matches!(text, Cow::Owned(_))
 }
 

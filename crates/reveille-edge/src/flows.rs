@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -103,6 +103,8 @@ pub(crate) struct Link {
     bound: ArcSwapOption<Bound>,
     /// Whom its peer has proved to be.
     trusted: ArcSwapOption<Trust>,
+    /// Whether its phone can be woken when it is silent.
+    wakeable: AtomicBool,
     /// Our end; unknown while a connection is being made.
     pub(crate) local: OnceLock<SocketAddr>,
     id: u64,
@@ -286,6 +288,7 @@ impl FlowTable {
             queue: SendQueue::new(self.queue_messages, self.queue_bytes),
             bound: ArcSwapOption::empty(),
             trusted: ArcSwapOption::empty(),
+            wakeable: AtomicBool::new(false),
             local,
             id,
             listener,
@@ -446,6 +449,16 @@ impl Flows for FlowTable {
 
     fn trusted(&self, flow: &FlowRef) -> Option<Trust> {
         self.stream(flow)?.trusted.load().as_deref().cloned()
+    }
+
+    fn mark_wakeable(&self, flow: &FlowRef, wakeable: bool) {
+        if let Some(link) = self.stream(flow) {
+            link.wakeable.store(wakeable, Ordering::Relaxed);
+        }
+    }
+
+    fn is_wakeable(&self, flow: &FlowRef) -> bool {
+        self.stream(flow).is_some_and(|link| link.wakeable.load(Ordering::Relaxed))
     }
 
     fn unseal_binding(&self, token: &str) -> Option<Bound> {

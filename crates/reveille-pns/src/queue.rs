@@ -78,7 +78,7 @@ impl Drop for Job {
 pub(crate) struct Queue {
     jobs: HashMap<u64, Job>,
     /// Numbers of jobs by class; those no longer in `jobs` are skipped.
-    ready: [VecDeque<u64>; 3],
+    ready: [VecDeque<u64>; 4],
     waiting: DeadlineQueue<u64>,
     deadlines: DeadlineQueue<u64>,
     capacity: usize,
@@ -226,16 +226,17 @@ impl Queue {
     }
 
     fn ready(&mut self, class: PushClass) -> &mut VecDeque<u64> {
-        let [call, request, refresh] = &mut self.ready;
+        let [call, dialog, request, refresh] = &mut self.ready;
         match class {
             PushClass::Call => call,
+            PushClass::Dialog => dialog,
             PushClass::Request => request,
             PushClass::Refresh => refresh,
         }
     }
 }
 
-const CLASSES: [PushClass; 3] = [PushClass::Call, PushClass::Request, PushClass::Refresh];
+const CLASSES: [PushClass; 4] = [PushClass::Call, PushClass::Dialog, PushClass::Request, PushClass::Refresh];
 /// Four weeks: the longest any push service keeps a push.
 const LONGEST_TTL: Duration = Duration::from_secs(2_419_200);
 

@@ -2,8 +2,8 @@
 //!
 //! A worker owns every transaction of the calls whose Call-ID hashes to it, so nothing here is shared or locked. The
 //! *edge* half (`admission`, `routes`) decides who may say what and whose business a request is; the *home* half
-//! (`register`, `deliver`) talks to the shard that owns the address-of-record. What was let through is forked in
-//! `branch`, ended in `outcome` and rewritten in `forward`. What is another node's business goes `onward`;
+//! (`register` with `wishes`, `deliver`) talks to the shard that owns the address-of-record. What was let through is forked in
+//! `branch`, ended in `outcome` and rewritten in `forward`, push parameters taken out in `privacy`. What is another node's business goes `onward`;
 //! what comes a second time meets its first copy in `twins`; whom a flow may speak for is in `trust`.
 
 mod admission;
@@ -16,6 +16,7 @@ mod moved;
 mod onward;
 mod outcome;
 mod pinned;
+mod privacy;
 mod rebound;
 mod refused;
 mod register;
@@ -25,6 +26,7 @@ mod routes;
 mod tests;
 mod trust;
 mod twins;
+mod wishes;
 
 use std::{
     sync::{Arc, atomic::AtomicBool},
@@ -53,6 +55,7 @@ use crate::{
     home::Homes,
     ingress::{Hold, Inbound},
     metrics::Metrics,
+    mistakes::Mistakes,
     peers::Peers,
     settings::Settings,
 };
@@ -77,6 +80,8 @@ pub struct Shared {
     pub users: Option<Arc<dyn Users>>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Clients that an operator was told about.
+    pub mistakes: Mistakes,
     /// Set while the node drains: new dialogs and registrations are sent elsewhere with 503, where there is no other node to pass
     /// them on to.
     pub draining: AtomicBool,

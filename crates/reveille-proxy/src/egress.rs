@@ -50,6 +50,11 @@ pub trait Flows: FlowProbe {
     /// Notes that a flow is that of a binding: tokens made from now on name the binding beside the flow, so that the phone can be
     /// found when the flow, or its node, is gone. No-op for datagram flows and for flows that are gone.
     fn bind(&self, flow: &FlowRef, binding: Bound);
+    /// Notes whether the phone on this connection can be woken for requests within a dialog, so that its silence is worth less
+    /// patience (P-089). Not of datagrams, which have no connection to lose.
+    fn mark_wakeable(&self, flow: &FlowRef, wakeable: bool);
+    /// What was noted; false of a connection of which nothing was.
+    fn is_wakeable(&self, flow: &FlowRef) -> bool;
 
     /// Sets for whom a flow may speak without further proof, or for nobody (S-156). No-op for datagram flows and for flows that are gone.
     fn trust(&self, flow: &FlowRef, user: Option<Trust>);

@@ -10,6 +10,7 @@ pub mod egress;
 pub mod home;
 pub mod ingress;
 pub mod metrics;
+pub mod mistakes;
 pub mod peers;
 pub mod settings;
 pub mod worker;

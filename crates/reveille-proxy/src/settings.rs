@@ -48,6 +48,8 @@ pub struct RegistrationSettings {
     pub max_push_contacts: usize,
     /// Whether an unsupported push service is refused with 555, or registered without push (P-036).
     pub reject_unsupported_push: bool,
+    /// Whether push parameters count that stand among the parameters of the Contact header, outside its brackets (P-010).
+    pub header_pn_params: bool,
     /// `Flow-Timer` for phones that use outbound (RFC 5626 §4.4), seconds.
     pub flow_timer: u32,
     /// `sip.pnsreg` for phones that can refresh by themselves (P-027), seconds; above 120.

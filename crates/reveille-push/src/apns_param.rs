@@ -189,7 +189,7 @@ pub fn address<'a>(param: &'a str, prid: &'a str, class: PushClass) -> Result<Op
     let tokens = ApnsTokens::parse(param.services, prid)?;
     let preferred = match class {
         PushClass::Call => [Some(ApnsService::Voip), Some(ApnsService::Remote)],
-        PushClass::Request | PushClass::Refresh => [Some(ApnsService::Remote), None],
+        PushClass::Dialog | PushClass::Request | PushClass::Refresh => [Some(ApnsService::Remote), None],
     };
     Ok(preferred.into_iter().flatten().find_map(|service| {
         let token = tokens.token(service)?;

@@ -1,6 +1,5 @@
 //! Feature-Caps indicators of push (RFC 8599 §8; RFC 6809 §6.2.1; P-022 to P-033, P-035, P-099).
 
-use std::borrow::Cow;
 use std::fmt;
 
 use crate::provider::Provider;
@@ -8,8 +7,6 @@ use crate::strip::{canonical_name, split_outside_quotes};
 
 /// Name of the header field (P-102).
 pub const HEADER: &str = "Feature-Caps";
-/// Self-refresh interval announced where the client can refresh by itself, in seconds (P-027).
-pub const DEFAULT_PNSREG: u32 = 180;
 
 /// What one Feature-Caps header field says of one push type. Each type has a header field of its own (P-022), so the
 /// further indicators stand beside the `sip.pns` they belong to and never alone (P-023).
@@ -61,11 +58,6 @@ pub fn is_tag_value(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-.%*_+'~`".contains(&c))
 }
 
-/// The `sip.pnsreg` for a binding granted `expires` seconds, if it should carry one (P-027).
-pub fn pnsreg_for(expires: u32) -> Option<u32> {
-    (expires > 240).then_some(DEFAULT_PNSREG)
-}
-
 /// Whether a Contact says that the client can refresh by itself: the media feature tag `+sip.pnsreg` among the Contact's
 /// *header* parameters, bare or in the long form of a boolean tag (P-028; RFC 3840 §9).
 pub fn wants_pnsreg<'a>(contact_params: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> bool {
@@ -88,27 +80,6 @@ pub fn pns_tokens(value: &str) -> impl Iterator<Item = &str> {
             canonical_name(name.trim()).eq("+sip.pns").then_some(value)
         },
     )
-}
-
-/// A Feature-Caps value without the indicators that only a proxy may write, for requests from clients (P-035). `None`
-/// when nothing is left worth sending; untouched values are borrowed.
-pub fn strip_forged(value: &str) -> Option<Cow<'_, str>> {
-    let forged = |indicator: &str| {
-        let name = canonical_name(indicator.split('=').next().unwrap_or_default().trim()).into_owned();
-        name.strip_prefix("+sip.").is_some_and(|name| name.contains("pns") || name == "vapid")
-    };
-    if !split_outside_quotes(value, ',', true).any(|field| split_outside_quotes(field, ';', true).any(forged)) {
-        return Some(Cow::Borrowed(value));
-    }
-    let fields: Vec<String> = split_outside_quotes(value, ',', true)
-        .filter_map(|field| {
-            let kept: Vec<&str> =
-                split_outside_quotes(field, ';', true).filter(|i| !forged(i)).map(str::trim).collect();
-            // The lone `*` says nothing of itself.
-            (kept.len() > 1).then(|| kept.join(";"))
-        })
-        .collect();
-    (!fields.is_empty()).then(|| Cow::Owned(fields.join(", ")))
 }
 
 #[cfg(test)]
@@ -143,12 +114,6 @@ mod tests {
         assert_eq!(full.to_header_value(), "*;+sip.pns=\"fcm\"", "P-026: a VAPID key is for Web Push only");
     }
 
-    /// P-027.
-    #[test]
-    fn pnsreg_needs_a_long_expiry() {
-        assert_eq!([0, 240, 241, 604_800].map(pnsreg_for), [None, None, Some(180), Some(180)]);
-    }
-
     /// P-028, P-029: only the right spelling counts.
     #[test]
     fn self_refreshing_clients_are_recognised() {
@@ -177,29 +142,13 @@ mod tests {
         }
     }
 
-    /// P-035.
-    #[test]
-    fn forged_indicators_go() {
-        let cases = [
-            ("*;+sip.pns=\"apns\"", None),
-            ("*;+sip.pnspurr=\"1\";+sip.vapid=\"2\";+sip.pnsreg=\"3\"", None),
-            ("*;+sip.pns=\"apns\";+g.3gpp.icsi-ref=\"x,y;z\"", Some("*;+g.3gpp.icsi-ref=\"x,y;z\"")),
-            ("*;+g.x, *;+sip.pns=\"fcm\", *;+g.y", Some("*;+g.x, *;+g.y")),
-            ("*;+sip%2Epns=\"apns\"", None),
-            ("*;+g.x=\"+sip.pns\"", Some("*;+g.x=\"+sip.pns\"")),
-        ];
-        for (value, expected) in cases {
-            assert_eq!(strip_forged(value).as_deref(), expected, "{value}");
-        }
-    }
-
     proptest! {
-        /// P-035, P-103: whatever a client writes, what leaves the edge announces nothing.
+        /// P-103: any value is read, and what is announced in it is found however it is joined.
         #[test]
-        fn nothing_forged_survives(value in "[*;,= \"\\\\]{0,3}(\\*|,|;|\\+sip\\.pns|\\+sip\\.vapid|=|\"|\\\\|a| ){0,20}") {
-            if let Some(kept) = strip_forged(&value) {
-                prop_assert!(!carries_pns(&kept), "{value} -> {kept}");
-            }
+        fn reading_is_total(value in any::<String>(), token in "[a-z.]{1,8}") {
+            let _ = (carries_pns(&value), pns_tokens(&value).count());
+            let joined = format!("*;+g.x=\"a,b\", * ;+SIP.PNS = \"{token}\"");
+            prop_assert_eq!(pns_tokens(&joined).collect::<Vec<_>>(), [token.as_str()]);
         }
     }
 }

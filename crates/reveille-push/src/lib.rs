@@ -1,6 +1,7 @@
 //! RFC 8599 vocabulary and the wake-up machine. No runtime.
 //!
 //! * [`target`] reads push parameters from a Contact URI and removes them again; [`escape`] is their wire encoding.
+//! * [`scrub`] removes them from any text that may hold a URI.
 //! * [`apns_param`], [`fcm`] and [`webpush`] know what each provider's `pn-param` and `pn-prid` mean.
 //! * [`caps`] writes and reads the Feature-Caps indicators.
 //! * [`wakeup`] is the machine that wakes one sleeping binding for everything that waits on it.
@@ -13,6 +14,7 @@ pub mod caps;
 pub mod escape;
 pub mod fcm;
 pub mod provider;
+pub mod scrub;
 pub mod secret;
 pub mod service;
 pub mod strip;

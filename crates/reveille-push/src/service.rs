@@ -14,7 +14,9 @@ use crate::target::PushTarget;
 pub enum PushClass {
     /// An incoming call waits.
     Call,
-    /// Another request waits: MESSAGE, NOTIFY, a mid-dialog request.
+    /// A request within a dialog waits: BYE, a session refresh, NOTIFY. As urgent as a call, but nothing rings (P-090).
+    Dialog,
+    /// Another request waits, such as a MESSAGE.
     Request,
     /// Nobody waits; the binding should be renewed before it ends.
     Refresh,
@@ -25,6 +27,7 @@ impl PushClass {
     pub const fn as_str(self) -> &'static str {
         match self {
             PushClass::Call => "call",
+            PushClass::Dialog => "dialog",
             PushClass::Request => "request",
             PushClass::Refresh => "refresh",
         }
@@ -198,7 +201,8 @@ mod tests {
 
     #[test]
     fn urgency_is_the_order() {
-        assert!(PushClass::Call.outranks(PushClass::Request));
+        assert!(PushClass::Call.outranks(PushClass::Dialog));
+        assert!(PushClass::Dialog.outranks(PushClass::Request));
         assert!(PushClass::Request.outranks(PushClass::Refresh));
         assert!(!PushClass::Call.outranks(PushClass::Call));
     }

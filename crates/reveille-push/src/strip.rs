@@ -1,4 +1,4 @@
-//! Taking push parameters out of URIs and headers before they reach a peer (P-105, P-108).
+//! Taking push parameters out of a URI, or out of a header's parameters, before another device is told (P-049, P-105).
 //!
 //! Works on text, so that a URI too odd for the parser is stripped all the same.
 
@@ -11,35 +11,26 @@ pub fn is_pn_name(name: &str) -> bool {
 
 /// `uri` without any `pn-*` URI parameter. Everything else stays as it was; URI headers (`?…`) are not looked into.
 pub fn strip(uri: &str) -> Cow<'_, str> {
-    strip_uri(uri, is_pn_name)
-}
-
-/// [`strip`], but `pn-purr` stays: it is the one push parameter made to reach a peer (P-108).
-pub fn strip_keeping_purr(uri: &str) -> Cow<'_, str> {
-    strip_uri(uri, |name| is_pn_name(name) && canonical_name(name) != "pn-purr")
-}
-
-/// Header parameters (`;name=value;…`, quoted strings understood) without any `pn-*`: some clients put them there (P-010).
-pub fn strip_params(params: &str) -> Cow<'_, str> {
-    drop_params(params, true, is_pn_name)
-}
-
-fn strip_uri(uri: &str, unwanted: impl Fn(&str) -> bool) -> Cow<'_, str> {
     // A user part may hold `;` and `?`, but an `@` only where it ends: parameters are looked for behind the first one.
     let user = uri.find('@').map_or(0, |at| at + 1);
     let (head, rest) = uri.split_at(user);
     let (params, headers) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
-    match drop_params(params, false, unwanted) {
+    match drop_params(params, false) {
         Cow::Borrowed(_) => Cow::Borrowed(uri),
         Cow::Owned(params) => Cow::Owned(format!("{head}{params}{headers}")),
     }
 }
 
-/// `text` up to its first semicolon, then every parameter whose name is wanted.
-fn drop_params(text: &str, quotes: bool, unwanted: impl Fn(&str) -> bool) -> Cow<'_, str> {
+/// Header parameters (`;name=value;…`, quoted strings understood) without any `pn-*`: some clients put them there (P-010).
+pub fn strip_params(params: &str) -> Cow<'_, str> {
+    drop_params(params, true)
+}
+
+/// `text` up to its first semicolon, then every parameter that is not of push.
+fn drop_params(text: &str, quotes: bool) -> Cow<'_, str> {
     let mut segments = split_at_semicolons(text, quotes);
     let lead = segments.next().unwrap_or_default();
-    let is_unwanted = |segment: &&str| unwanted(segment.split('=').next().unwrap_or_default().trim());
+    let is_unwanted = |segment: &&str| is_pn_name(segment.split('=').next().unwrap_or_default().trim());
     if !segments.clone().any(|segment| is_unwanted(&segment)) {
         return Cow::Borrowed(text);
     }
@@ -112,12 +103,6 @@ mod tests {
         assert!(matches!(strip("sip:a@h;lr"), Cow::Borrowed(_)));
     }
 
-    /// P-108.
-    #[test]
-    fn purr_may_stay() {
-        assert_eq!(strip_keeping_purr("sip:a@h;pn-purr=1;pn-prid=2"), "sip:a@h;pn-purr=1");
-    }
-
     /// P-010: quoted semicolons do not end a header parameter.
     #[test]
     fn header_parameters_are_stripped() {
@@ -136,7 +121,7 @@ mod tests {
         /// P-103.
         #[test]
         fn stripping_is_total(text in any::<String>()) {
-            let _ = (strip(&text), strip_params(&text), strip_keeping_purr(&text));
+            let _ = (strip(&text), strip_params(&text));
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::escape::decode_pvalue;
 use crate::provider::Provider;
 use crate::secret::Secret;
 use crate::service::PushClass;
-pub use crate::strip::{is_pn_name, strip, strip_keeping_purr, strip_params};
+pub use crate::strip::{is_pn_name, strip, strip_params};
 use crate::{apns_param, fcm, webpush};
 
 /// Longest decoded `pn-provider`, in octets (P-009).
@@ -129,10 +129,11 @@ pub fn from_contact_uri(uri: &Uri<'_>) -> ContactPush {
     from_params(uri.params())
 }
 
-/// Whether the URI carries any push parameter at all, known or extra: such a REGISTER needs strong transport (P-112) and
-/// such a URI must not reach a peer (P-105).
-pub fn has_pn(uri: &Uri<'_>) -> bool {
-    uri.params().any(|(name, _)| is_pn_name(name))
+/// The push service that a Contact names, known to us or not; `None` for a question after all of them, and where it cannot be read.
+pub fn named_provider<'a>(params: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> Option<String> {
+    let mut params = params.into_iter();
+    let (_, value) = params.find(|(name, _)| crate::strip::canonical_name(name) == "pn-provider")?;
+    decode(value.filter(|value| !value.is_empty())?, MAX_PROVIDER).ok()
 }
 
 /// [`from_contact_uri`] over the URI parameters alone: name and value as they stood on the wire.

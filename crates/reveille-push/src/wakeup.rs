@@ -45,6 +45,8 @@ pub enum Input {
     },
     /// The verdict on the push asked for *last*; the owner drops the verdicts on earlier ones.
     PnsAnswered(Outcome),
+    /// The push asked for last may not be sent: the token has had its share (P-116).
+    Forbidden,
     /// The binding was refreshed, for whatever reason (P-058, P-063).
     Refreshed,
     /// The phone's REGISTER was refused for good (P-064).
@@ -99,6 +101,9 @@ pub enum WakeFailure {
     /// Too many wait already.
     #[error("too many requests waiting")]
     Overflow,
+    /// The token has had its share of pushes (P-116).
+    #[error("too many pushes")]
+    Limited,
     /// The phone has no connection, and cannot be woken.
     #[error("not connected")]
     NotConnected,
@@ -113,6 +118,7 @@ impl WakeFailure {
             WakeFailure::Rejected => "rejected",
             WakeFailure::BindingGone => "binding_gone",
             WakeFailure::Overflow => "overflow",
+            WakeFailure::Limited => "limited",
             WakeFailure::NotConnected => "not_connected",
         }
     }
@@ -177,7 +183,11 @@ impl Wakeup {
             (_, Input::Join { waiter, class, deadline }) => self.join(now, Waiter { id: waiter, class, deadline }),
             (_, Input::Leave { waiter }) => self.leave(waiter),
             (State::Asked, Input::PnsAnswered(outcome)) => self.pns_answered(outcome),
-            (State::Accepted, Input::PnsAnswered(_)) => {}
+            (State::Asked, Input::Forbidden) => {
+                self.state = State::Accepted; // nothing left, so nothing is to be withdrawn
+                self.finish(Err(WakeFailure::Limited));
+            }
+            (State::Accepted, Input::PnsAnswered(_) | Input::Forbidden) => {}
             // The verdict is not waited for: the phone is here (P-063).
             (_, Input::Refreshed) => self.finish(Ok(())),
             (_, Input::Rejected) => self.finish(Err(WakeFailure::Rejected)),

@@ -384,7 +384,7 @@ impl Shard {
                     }
                     if !is_within {
                         self.metrics.pushes_limited.inc();
-                        active.push_refused(now, key, Outcome::Throttled { retry_after: None });
+                        active.push_forbidden(now, key);
                         continue;
                     }
                     self.metrics.pushes.with_label_values(&[class.as_str()]).inc();

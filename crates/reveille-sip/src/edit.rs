@@ -195,6 +195,19 @@ impl<'m> Edit<'m> {
         }
     }
 
+    /// Shows every line's value to `change`, which says what it is to be instead: the same (`None`), another, or gone (`Some(None)`).
+    /// What is said of a line later counts more.
+    pub fn rewrite_lines<T: AsRef<str>>(&mut self, mut change: impl FnMut(HeaderId, &'m [u8]) -> Option<Option<T>>) {
+        let message = self.message;
+        for (at, line) in message.index().lines().iter().enumerate() {
+            if let Some(value) = change(line.id, message.raw(line.value)) {
+                self.touched |= line.id.bit();
+                let value = value.map(|value| self.keep(value.as_ref()));
+                self.changes.push(Change::Line(at, value));
+            }
+        }
+    }
+
     /// Replaces the body and its type; how the old one was encoded goes with it.
     pub fn set_body(&mut self, content_type: &str, body: Bytes) {
         self.replace(HeaderId::ContentType, content_type);

@@ -150,6 +150,7 @@ impl Node {
             pins: common.map(|common| Arc::new(cluster::Pins::new(common, Arc::clone(&workers))) as Arc<dyn NoncePins>),
             users: users.clone().map(|users| users as Arc<dyn Users>),
             metrics: Metrics::new(&registry)?,
+            mistakes: Default::default(),
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             salt: rand::random(),

@@ -211,10 +211,12 @@ impl Act {
             let contacts = [
                 format!("<{sip};pn-provider=fcm;pn-prid={escaped};pn-prid={escaped}>"),
                 format!("<{sip};pn-provider=fcm;pn-prid={escaped}%ZZ>"),
-                format!("<{sip}>;pn-provider=fcm;pn-prid=\"{token}\""),
                 format!("<{sip};PN-PROVIDER=fcm;PN-PRID={escaped}"),
                 format!("<tel:+1;pn-prid={escaped}>"),
                 format!("<{sip};pn-type=google;pn-tok={escaped};app-id=1>"),
+                // P-010: these two stay, and the desk is told of them.
+                format!("<sip:{}@192.0.2.8;transport=tls;pn-tok={escaped}>;pn-prid=\"{token}\"", self.user),
+                format!("sip:{}@192.0.2.9;pn-provider=fcm;pn-prid={escaped}", self.user),
             ];
             for contact in contacts {
                 let mut request = phone.register_request(3600);

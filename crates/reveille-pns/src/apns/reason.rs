@@ -73,7 +73,9 @@ fn gone(since: Option<SystemTime>, reason: &'static str, next: Next) -> Classifi
 /// try again, where its deadline leaves room for that (P-153).
 fn unavailable(class: PushClass, retry_after: Option<Duration>, reason: &'static str) -> Classified {
     match class {
-        PushClass::Call | PushClass::Request => Classified::new(Outcome::Unavailable, reason, Next::Done),
+        PushClass::Call | PushClass::Dialog | PushClass::Request => {
+            Classified::new(Outcome::Unavailable, reason, Next::Done)
+        }
         PushClass::Refresh => {
             Classified::new(Outcome::Unavailable, reason, Next::RetryIn(retry_after.unwrap_or(PAUSE)))
         }

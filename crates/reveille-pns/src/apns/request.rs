@@ -62,7 +62,7 @@ fn form(push: &Push<'_>, service: ApnsService, opaque: &Opaque) -> Form {
             expiration: now + ttl.clamp(1, 30),
             body: alert("Incoming call"),
         },
-        (PushClass::Request, _) => {
+        (PushClass::Dialog | PushClass::Request, _) => {
             Form { push_type: "alert", priority: "10", expiration: now + ttl.max(1), body: alert("New message") }
         }
         // P-146: background with priority 10 is an error.
@@ -132,6 +132,7 @@ mod tests {
         let rows = [
             (both(), PushClass::Call, VOIP, "org.example.phone.voip", "voip", "10", 0),
             (remote(), PushClass::Call, REMOTE, "org.example.phone", "alert", "10", NOW + 30),
+            (both(), PushClass::Dialog, REMOTE, "org.example.phone", "alert", "10", NOW + 600),
             (both(), PushClass::Request, REMOTE, "org.example.phone", "alert", "10", NOW + 600),
             (both(), PushClass::Refresh, REMOTE, "org.example.phone", "background", "5", NOW + 600),
         ];

@@ -20,7 +20,7 @@ pub(super) fn build(
     opaque: &Opaque,
 ) -> Option<Request<Full<Bytes>>> {
     let (priority, collapse_key) = match push.class {
-        PushClass::Call | PushClass::Request => ("HIGH", "sip-call"),
+        PushClass::Call | PushClass::Dialog | PushClass::Request => ("HIGH", "sip-call"),
         // P-161: high priority without visible effect gets an app demoted.
         PushClass::Refresh => ("NORMAL", "sip-reg"),
     };
@@ -60,6 +60,7 @@ mod tests {
         let auth = Authorization::new("Bearer abc", 1).unwrap();
         for (class, ttl, priority, sent_ttl, key) in [
             (PushClass::Call, 30, "HIGH", "30s", "sip-call"),
+            (PushClass::Dialog, 10, "HIGH", "10s", "sip-call"),
             (PushClass::Request, 32, "HIGH", "32s", "sip-call"),
             (PushClass::Refresh, 9_999_999, "NORMAL", "2419200s", "sip-reg"),
         ] {

@@ -21,6 +21,7 @@ pub(super) fn wake(push: &Push<'_>, opaque: &Opaque) -> Wake {
     let id = opaque.of(&[&push.id.to_be_bytes(), target.param.as_bytes(), target.prid.expose().as_bytes()]);
     let class = match push.class {
         PushClass::Call => "call",
+        PushClass::Dialog => "dialog",
         PushClass::Request => "request",
         PushClass::Refresh => "refresh",
     };

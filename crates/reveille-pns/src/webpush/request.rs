@@ -25,10 +25,10 @@ pub(super) fn build(
     let slash = if url.path_and_query.starts_with('/') { "" } else { "/" };
     let ttl = match push.class {
         PushClass::Call => push.ttl.min(LONGEST_CALL),
-        PushClass::Request | PushClass::Refresh => push.ttl,
+        PushClass::Dialog | PushClass::Request | PushClass::Refresh => push.ttl,
     };
     let urgency = match (push.class, push.attempt) {
-        (PushClass::Call, _) => "high",
+        (PushClass::Call | PushClass::Dialog, _) => "high",
         (PushClass::Request, _) if urgent_requests => "high",
         (PushClass::Request, _) => "normal",
         (PushClass::Refresh, 0) => "low",

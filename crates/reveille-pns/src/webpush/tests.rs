@@ -141,6 +141,7 @@ async fn requests_are_empty_and_say_how_urgent_they_are_p128_p129_p130_p133() {
     let mut topics = Vec::new();
     for (class, attempt, ttl, urgency) in [
         (PushClass::Call, 0, "30", "high"),
+        (PushClass::Dialog, 0, "600", "high"),
         (PushClass::Request, 0, "600", "normal"),
         (PushClass::Refresh, 0, "600", "low"),
         (PushClass::Refresh, 1, "600", "normal"),
@@ -164,8 +165,8 @@ async fn requests_are_empty_and_say_how_urgent_they_are_p128_p129_p130_p133() {
     let push = push(&target, PushClass::Request, 0);
     let auth = urgent.authorize(&push).await.unwrap();
     assert_eq!(urgent.request(&push, &auth).unwrap().headers()["urgency"], "high", "by configuration");
-    assert_ne!(topics[0], topics[2]);
-    assert_eq!(topics[2], topics[3]);
+    assert_ne!(topics[0], topics[3]);
+    assert_eq!(topics[3], topics[4]);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     Core, Now,
     context::{Origin, Plan, Where},
+    deliver::{is_in_dialog, sparing},
     moved::MOVED,
     register::Registration,
     reply::Reply,
@@ -65,7 +66,12 @@ impl Core {
     pub(super) fn admit(&mut self, now: Now, message: &Message, origin: &Origin) -> Decision {
         match self.try_admit(now, message, origin) {
             Ok(decision) => decision,
-            Err(Refusal::Reply(reply)) => Decision::Reply(reply),
+            Err(Refusal::Reply(mut reply)) => {
+                if is_in_dialog(message) {
+                    reply.status = sparing(reply.status);
+                }
+                Decision::Reply(reply)
+            }
             Err(Refusal::Hold(nonce)) => Decision::Hold(nonce),
         }
     }

@@ -7,12 +7,13 @@ use reveille_transaction::{BranchId, BranchKind, ClientId, Failure};
 use super::{
     Core, Now, Timer,
     context::{BranchState, Where, Work},
+    deliver::{is_in_dialog, sparing},
     forward::Unsendable,
     onward::Way,
 };
 
 /// Ways to one phone that are tried for one request: its flows and a push, with room for a flow or two that come and go.
-const MAX_WAYS: usize = 4;
+pub(super) const MAX_WAYS: usize = 4;
 
 impl Core {
     /// Forwards the request on one branch; a message that cannot be built or sent fails the branch.
@@ -109,7 +110,7 @@ impl Core {
         self.transactions.abandon(client);
         self.clients.remove(&client);
         self.held_ahead.remove(&client);
-        if !self.fall_back(now, id, branch) {
+        if !self.reroute(now, id, branch) && !self.fall_back(now, id, branch) {
             let status = if self.lost_way_status(id) == 430 { 430 } else { 480 };
             self.fail_branch(now, id, branch, status);
         }
@@ -152,6 +153,7 @@ impl Core {
         if let Some(entry) = delivery.branch(branch) {
             entry.state = BranchState::Ended;
         }
+        let status = if is_in_dialog(&delivery.request) { sparing(status) } else { status };
         delivery.fork.failed(now.mono, branch, status);
     }
 

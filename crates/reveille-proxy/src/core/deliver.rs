@@ -36,6 +36,31 @@ fn fallback(method: Method, destination: &Where, in_dialog: bool) -> u16 {
     }
 }
 
+/// Whether a request belongs to a dialog, which an answer of ours must not end (P-081).
+pub(super) fn is_in_dialog(request: &Message) -> bool {
+    request.to_tag().is_some() && request.method() != Method::Register
+}
+
+/// What a request within a dialog gets whose phone did not wake: codes that end the request alone (P-081; RFC 5057 §5.1).
+fn status_in_dialog(why: WakeFailure) -> u16 {
+    match why {
+        // One that cannot be woken was waited for until the time was up ([`Core::await_return`]).
+        WakeFailure::Deadline | WakeFailure::NotConnected => 504,
+        WakeFailure::Overflow | WakeFailure::Limited => 403, // P-116
+        WakeFailure::PushFailed | WakeFailure::Rejected | WakeFailure::BindingGone => 500,
+    }
+}
+
+/// A status of our own as it may be told within a dialog: those that would end the dialog, or its usage, give way to one that ends
+/// the request (P-081; RFC 5057 §5.1).
+pub(super) fn sparing(status: u16) -> u16 {
+    match status {
+        408 => 504,
+        404 | 410 | 430 | 480 | 481 => 500,
+        _ => status,
+    }
+}
+
 impl Core {
     /// Starts to forward a request.
     pub(super) fn begin_delivery(
@@ -79,7 +104,11 @@ impl Core {
         plan: Plan,
     ) -> u64 {
         let method = request.method();
-        let class = if method == Method::Invite { PushClass::Call } else { PushClass::Request };
+        let class = match method {
+            _ if is_in_dialog(&request) => PushClass::Dialog, // P-090, P-151: a session refresh is no call
+            Method::Invite => PushClass::Call,
+            _ => PushClass::Request,
+        };
         let mut wait = if method == Method::Invite {
             self.shared.settings.wake.call_wait
         } else {
@@ -140,10 +169,13 @@ impl Core {
     pub(super) fn start_in_dialog(&mut self, now: Now, id: u64) {
         let Some(delivery) = self.delivery(id) else { return };
         let Where::Flow(flow) = delivery.plan.destination else { return };
+        let wakeable = self.shared.flows.is_wakeable(&flow);
+        let Some(delivery) = self.delivery(id) else { return };
         let branch = delivery.new_branch();
-        let pushable = delivery.plan.wakeable;
+        // P-089: what the binding in its route says counts here as well, and reroutes it if the flow only looks open.
+        let wakeable = delivery.plan.wakeable || (delivery.plan.rebound.is_some() && wakeable);
         let state = BranchState::Ready;
-        delivery.branches.push(Branch { id: branch, key: None, state, tried: SmallVec::new(), pushable });
+        delivery.branches.push(Branch { id: branch, key: None, state, tried: SmallVec::new(), pushable: wakeable });
         delivery.fork.add_branch(now.mono, branch, BranchKind::Forwarded);
         delivery.fork.all_added();
         self.send_branch(now, id, branch, &Way::direct(flow));
@@ -236,11 +268,18 @@ impl Core {
         if delivery.fork.is_final_sent() {
             return; // P-069: a call that is over never rings
         }
+        if delivery.awaiting(key).is_none() || self.leads_back(now, id, key, &target) {
+            return;
+        }
+        let Some(delivery) = self.delivery(id) else { return };
+        let is_within = is_in_dialog(&delivery.request);
         let Some(entry) = delivery.awaiting(key) else { return };
         entry.key = Some(target.key);
-        // It has just been heard on this flow: silence now is a person looking for the phone, not a dead connection.
-        entry.pushable = false;
+        // It has just been heard on this flow: silence now is a person looking for the phone, not a dead connection. Within a dialog
+        // phones answer by themselves, and the flow may be one that was open all the time (P-089).
+        entry.pushable = is_within && target.pushable;
         let branch = entry.id;
+        let Some(delivery) = self.delivery(id) else { return };
         if !delivery.fork.forwarded(now.mono, branch) {
             return; // S-053
         }
@@ -263,8 +302,8 @@ impl Core {
         if let Some(entry) = delivery.branch(branch) {
             entry.state = BranchState::Ended;
         }
-        // P-065, P-066; within a dialog nothing that would end it (P-081).
-        let status = if delivery.plan.rebound.is_some() { 430 } else { 480 };
+        // P-065, P-066.
+        let status = if is_in_dialog(&delivery.request) { status_in_dialog(why) } else { 480 };
         delivery.fork.failed(now.mono, branch, status);
         tracing::debug!(why = why.as_str(), "a phone did not wake");
         self.pump(now, id);
@@ -273,13 +312,14 @@ impl Core {
     /// The home said nothing although every wait there has ended: its shard was restarted and has forgotten us.
     pub(super) fn home_overdue(&mut self, now: Now, id: u64) {
         let Some(delivery) = self.delivery(id) else { return self.register_overdue(now, id) };
+        let status = if is_in_dialog(&delivery.request) { 504 } else { 480 };
         if std::mem::take(&mut delivery.resolving) && !delivery.fork.is_final_sent() {
-            return self.finish_with(now, id, 480);
+            return self.finish_with(now, id, status);
         }
         let left: SmallVec<[BranchId; 2]> =
             delivery.branches.iter().filter(|b| matches!(b.state, BranchState::Awaiting)).map(|b| b.id).collect();
         for branch in left {
-            self.fail_branch(now, id, branch, 480);
+            self.fail_branch(now, id, branch, status);
         }
         self.pump(now, id);
     }

@@ -1,14 +1,12 @@
 //! Rewriting messages as they pass (RFC 3261 §16.6, §16.7): what is not named here leaves as it came.
 
 use bytes::Bytes;
-use reveille_push::target;
 use reveille_registrar::flow::{FlowRef, Liveness};
 use reveille_sip::{
     edit::Edit,
     header::HeaderId,
     message::Message,
     method::Method,
-    typed,
     uri::{Scheme, Uri},
 };
 use reveille_transaction::BranchId;
@@ -17,6 +15,7 @@ use super::{
     Core,
     context::{Context, Delivery, Origin, Outgoing, Where},
     onward::{ELSEWHERE, Way},
+    privacy::hide_push_parameters,
     rebound::lost_route,
     reply::via_correction,
     routes::{self, WAKEABLE},
@@ -59,7 +58,9 @@ impl Core {
         if let Some(rebound) = delivery.plan.rebound.as_ref().filter(|_| way.onward && target.is_none())
             && matches!(delivery.plan.destination, Where::Home(_))
         {
-            edit.prepend(HeaderId::Route, &lost_route(&rebound.token, ELSEWHERE));
+            let own = self.shared.peers.own();
+            let is_ours = self.shared.flows.unseal(&rebound.token).is_ok_and(|flow| flow.node() == own);
+            edit.prepend(HeaderId::Route, &lost_route(&rebound.token, ELSEWHERE, is_ours || rebound.is_closed));
         }
         if let Some(target) = target {
             // Within a dialog the phone goes by the address that it gave the other side.
@@ -99,6 +100,10 @@ impl Core {
     /// What every forwarded copy has in common.
     fn begin_edit<'m>(&self, request: &'m Message, origin: &Origin, own_routes: usize) -> Edit<'m> {
         let mut edit = Edit::new(request);
+        // A REGISTER on its way to its home carries what the home is to keep.
+        if request.method() != Method::Register {
+            hide_push_parameters(request, &mut edit);
+        }
         let hops = request.max_forwards().ok().flatten().map_or(MAX_FORWARDS, |hops| hops.saturating_sub(1));
         edit.set_max_forwards(hops);
         let (received, rport) = via_correction(request, origin);
@@ -118,10 +123,6 @@ impl Core {
             edit.remove(HeaderId::Path);
             edit.remove_named("P-Asserted-Identity");
             edit.remove(HeaderId::FeatureCaps);
-        }
-        // A REGISTER on its way to its home carries what the home is to keep.
-        if request.method() != Method::Register {
-            hide_push_parameters(request, &mut edit);
         }
         edit
     }
@@ -175,6 +176,10 @@ pub(super) fn build_response(
 ) -> Option<Bytes> {
     let _next_hop = response.vias().nth(1)?;
     let mut edit = Edit::new(response);
+    // What a home answers to a REGISTER has been made for the phone that asked (P-049).
+    if method != Method::Register {
+        hide_push_parameters(response, &mut edit);
+    }
     match joined {
         None => edit.pop_via(),
         Some(request) => {
@@ -188,32 +193,7 @@ pub(super) fn build_response(
     if to != Purpose::Cluster {
         edit.remove(HeaderId::Reveille);
     }
-    // What a home answers to a REGISTER has been made for the phone that asked (P-049).
-    if method != Method::Register {
-        hide_push_parameters(response, &mut edit);
-    }
     Some(edit.finish())
-}
-
-/// Takes push parameters out of Contact, where RFC 8599 §4.1 does not want them outside REGISTER and where they would reach
-/// the other party (P-105, S-137).
-fn hide_push_parameters(message: &Message, edit: &mut Edit<'_>) {
-    let carries = |line: &str| memchr_pn(line);
-    if !message.lines(HeaderId::Contact).any(carries) {
-        return;
-    }
-    let values: Vec<String> = message
-        .values(HeaderId::Contact)
-        .map(|value| match typed::NameAddr::parse(value) {
-            Ok(contact) => value.replacen(contact.uri, &target::strip(contact.uri), 1),
-            Err(_) => "*".to_owned(),
-        })
-        .collect();
-    edit.replace(HeaderId::Contact, &values.join(", "));
-}
-
-fn memchr_pn(line: &str) -> bool {
-    line.as_bytes().windows(3).any(|w| w.eq_ignore_ascii_case(b"pn-"))
 }
 
 fn via(local: &LocalAddress, branch: &str) -> String {

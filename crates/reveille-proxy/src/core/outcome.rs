@@ -1,12 +1,13 @@
 //! How a delivery ends: what the response context decides is carried out, and whoever waited elsewhere is told.
 
 use reveille_registrar::shard::{ShardInput, WorkerRef};
-use reveille_sip::{header::HeaderId, message::Message};
+use reveille_sip::{header::HeaderId, message::Message, method::Method};
 use reveille_transaction::{ForkOutput, ServerId};
 
 use super::{
     Core, Now, Timer,
     context::{BranchState, Where, Work},
+    deliver::{is_in_dialog, sparing},
     reply::Reply,
 };
 
@@ -17,6 +18,10 @@ impl Core {
             let Some(delivery) = self.delivery(id) else { return };
             let Some(output) = delivery.fork.poll_output() else { break };
             match output {
+                // P-051: 555 speaks of a registration. Whatever the phone means by it, the request failed there.
+                ForkOutput::Forward { msg, .. } if msg.status() == Some(555) && msg.method() != Method::Register => {
+                    self.respond_up(now, id, 500);
+                }
                 ForkOutput::Forward { msg, challenges, .. } => self.send_up(now, id, &msg, &challenges),
                 ForkOutput::Respond { status } => self.respond_up(now, id, status),
                 ForkOutput::CancelBranch { branch, reason } => self.cancel_branch(now, id, branch, reason),
@@ -53,6 +58,7 @@ impl Core {
     pub(super) fn finish_with(&mut self, now: Now, id: u64, status: u16) {
         let Some(context) = self.contexts.get_mut(&id) else { return };
         let Work::Deliver(delivery) = std::mem::replace(&mut context.work, Work::Answered) else { return };
+        let status = if is_in_dialog(&delivery.request) { sparing(status) } else { status };
         let reply = if status == 503 { self.overloaded() } else { Reply::new(status) };
         self.answer(now, id, &delivery.request, reply);
     }

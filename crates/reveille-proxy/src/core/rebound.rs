@@ -6,18 +6,19 @@ use std::time::Duration;
 use reveille_registrar::{
     aor::Aor,
     record::BindingKey,
-    shard::{BindingView, NextRequest, ShardInput, WakeRequest, WorkerRef},
+    shard::{BindingView, NextRequest, ShardInput, Target, WakeRequest, WorkerRef},
 };
-use reveille_sip::{edit::Edit, header::HeaderId, limits::Limits, message::Message, method::Method};
+use reveille_sip::{edit::Edit, header::HeaderId, limits::Limits, message::Message, method::Method, typed::NameAddr};
 use reveille_transaction::{BranchId, BranchKind};
 use smallvec::SmallVec;
 
 use super::{
     Core, Now, Timer,
+    branch::MAX_WAYS,
     context::{Branch, BranchState, Origin, Where, Work},
     deliver::HOME_GRACE,
     reply::Reply,
-    routes::LOST,
+    routes::{CLOSED, LOST},
 };
 use crate::{egress::Bound, ingress::Purpose};
 
@@ -28,6 +29,8 @@ const RETURN_PAUSE: Duration = Duration::from_millis(250);
 const BINDING: &str = "binding=";
 const EXPIRES: &str = ";expires=";
 const NONE: &str = "none";
+/// Said in a line of its own of a binding whose phone can be woken for requests within a dialog.
+const WAKES: &str = "wakes-in-dialogs";
 
 impl Core {
     /// A REGISTER was accepted here: its flow is that of the binding it touched. Where the flow is another node's, the answer tells
@@ -50,9 +53,12 @@ impl Core {
                 || format!("{BINDING}{NONE}"),
                 |binding| format!("{BINDING}{}{EXPIRES}{}", binding.key.0, binding.expires_in),
             );
-            return reply.with(HeaderId::Reveille, said);
+            let reply = reply.with(HeaderId::Reveille, said);
+            let wakes = touched.is_some_and(|binding| binding.wakes_in_dialogs);
+            return if wakes { reply.with(HeaderId::Reveille, WAKES) } else { reply };
         }
         self.bind_flow(now, origin, aor, touched.map(|binding| (binding.key, binding.expires_in)));
+        self.shared.flows.mark_wakeable(&origin.flow, touched.is_some_and(|binding| binding.wakes_in_dialogs));
         reply
     }
 
@@ -71,6 +77,8 @@ impl Core {
                 .and_then(|(key, lifetime)| Some((BindingKey(key.parse().ok()?), lifetime.parse().ok()?)));
             if touched.is_some() || said == NONE {
                 self.bind_flow(now, &context.origin, aor, touched);
+                let wakes = touched.is_some() && answer.lines(HeaderId::Reveille).any(|line| line == WAKES);
+                self.shared.flows.mark_wakeable(&context.origin.flow, wakes);
             }
         }
     }
@@ -101,7 +109,7 @@ impl Core {
         self.deadlines.set(Timer::HomeOverdue { context: id }, wake.deadline + HOME_GRACE);
         let ask = ShardInput::Next(Box::new(NextRequest { wake, tried: Vec::new() }));
         if self.shared.homes.ask(aor, ask).is_err() {
-            self.fail_branch(now, id, branch, 430);
+            self.fail_branch(now, id, branch, 500);
             self.pump(now, id);
         }
     }
@@ -127,6 +135,40 @@ impl Core {
 }
 
 impl Core {
+    /// The way that the home named is the lost one: it lies on another node, of whose flows the home knows nothing. The home is asked
+    /// for another, or for a push; without this the request would go back and forth. False where the way is a new one.
+    pub(super) fn leads_back(&mut self, now: Now, id: u64, key: BindingKey, target: &Target) -> bool {
+        let Some(delivery) = self.delivery(id) else { return false };
+        // One that could not be reached from elsewhere may well be there.
+        let Some(rebound) = delivery.plan.rebound.as_ref().filter(|rebound| rebound.is_closed) else { return false };
+        let lost = rebound.token.clone();
+        let flows = &*self.shared.flows;
+        let first = target.path.first().and_then(|path| NameAddr::parse(path).ok()).and_then(|path| path.uri().ok());
+        let named = target.flow.or_else(|| flows.unseal(first?.user()?).ok());
+        if named.is_none() || named != flows.unseal(&lost).ok() {
+            return false;
+        }
+        let waiter = WorkerRef { worker: self.worker, context: id };
+        let Some(delivery) = self.delivery(id) else { return false };
+        let Where::Home(aor) = &delivery.plan.destination else { return false };
+        let wake = WakeRequest { aor: aor.clone(), waiter, key, class: delivery.class, deadline: delivery.deadline };
+        let Some(entry) = delivery.awaiting(key) else { return false };
+        let branch = entry.id;
+        entry.tried.push(target.key);
+        let tried = entry.tried.to_vec();
+        let ask = ShardInput::Next(Box::new(NextRequest { wake: wake.clone(), tried }));
+        if self
+            .delivery(id)
+            .and_then(|delivery| delivery.branch(branch))
+            .is_some_and(|entry| entry.tried.len() > MAX_WAYS)
+            || self.shared.homes.ask(&wake.aor, ask).is_err()
+        {
+            self.fail_branch(now, id, branch, 500);
+            self.pump(now, id);
+        }
+        true
+    }
+
     /// Within a dialog, a phone that lost its connection and cannot be woken is on its way to another edge: its binding is there, and
     /// the request waits for it to register again. False for a request that does not wait.
     pub(super) fn await_return(&mut self, now: Now, id: u64, branch: BranchId) -> bool {
@@ -156,6 +198,7 @@ pub(super) fn unspoken(response: Message, origin: &Origin) -> Message {
 }
 
 /// The Route value that tells a home which phone a request is for.
-pub(super) fn lost_route(token: &str, host: &str) -> String {
-    format!("<sip:{token}@{host};lr;{LOST}>")
+pub(super) fn lost_route(token: &str, host: &str, is_closed: bool) -> String {
+    let closed = if is_closed { format!("={CLOSED}") } else { String::new() };
+    format!("<sip:{token}@{host};lr;{LOST}{closed}>")
 }

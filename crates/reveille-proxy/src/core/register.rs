@@ -8,8 +8,8 @@ use std::{
 
 use reveille_push::{
     Provider,
-    caps::Announcement,
-    target::{self, ContactPush},
+    caps::{Announcement, wants_pnsreg},
+    target,
 };
 use reveille_registrar::{
     aor::Aor,
@@ -208,9 +208,8 @@ impl Core {
             return Err(too_brief(limits.min_expires)); // S-106
         }
         let expires = asked.min(limits.max_expires);
-        let pnsreg = contact.params.get("+sip.pnsreg").is_some();
-        let push =
-            if asked == 0 { None } else { self.check_push(request, origin, &uri, expires, pnsreg, announcements)? };
+        let pnsreg = wants_pnsreg(contact.params.iter());
+        let push = self.check_push(request, origin, contact, expires, announcements)?;
         let instance = contact.params.get_unquoted("+sip.instance").map(str::to_owned);
         let reg_id = match contact.params.get("reg-id").flatten() {
             None => None,
@@ -229,67 +228,6 @@ impl Core {
                 None => format!("{text};{name}"),
             });
         Ok(ContactUpdate { uri: contact.uri.to_owned(), params, q, expires, instance, reg_id, push, pnsreg })
-    }
-
-    /// RFC 8599 §5.6.1 for one Contact: the push target to keep, if any, and what the 200 will announce.
-    fn check_push(
-        &self,
-        request: &Message,
-        origin: &Origin,
-        uri: &Uri<'_>,
-        expires: u32,
-        pnsreg: bool,
-        announcements: &mut Vec<Announcement>,
-    ) -> Result<Option<reveille_push::PushTarget>, Reply> {
-        let limits = &self.shared.settings.registration;
-        let wish = target::from_params(uri.params());
-        if matches!(wish, ContactPush::None) {
-            return Ok(None);
-        }
-        let protected = origin.transport.is_secure() || self.shared.settings.strongly_protected(origin.remote.ip());
-        if !protected || (self.shared.auth.is_none() && origin.purpose == Purpose::Public) {
-            return Err(Reply::new(403)); // P-112, P-115
-        }
-        // P-035: from a trusted proxy nearer to the phone, "sip.pns" means that it does the pushing.
-        if origin.purpose != Purpose::Public
-            && request.lines(HeaderId::FeatureCaps).any(reveille_push::caps::carries_pns)
-        {
-            return Ok(None);
-        }
-        let unsupported = || if limits.reject_unsupported_push { Err(Reply::new(555)) } else { Ok(None) };
-        match wish {
-            ContactPush::None => Ok(None),
-            ContactPush::QueryAll => {
-                let all = self.shared.pushes.announced();
-                if all.is_empty() {
-                    return unsupported();
-                }
-                all.into_iter().for_each(|a| announce(announcements, a));
-                Ok(None)
-            }
-            ContactPush::Query(Ok(provider)) => match self.shared.pushes.announce(provider) {
-                Some(announcement) => {
-                    announce(announcements, announcement);
-                    Ok(None)
-                }
-                None => unsupported(),
-            },
-            ContactPush::Query(Err(_)) | ContactPush::Unknown(_) => unsupported(),
-            ContactPush::Invalid(invalid) if invalid.status() == 400 => Err(Reply::new(400)), // P-004, P-009
-            ContactPush::Invalid(_) => unsupported(),
-            ContactPush::Target(target) => {
-                if self.shared.pushes.check(&target).is_err() {
-                    return unsupported();
-                }
-                let Some(mut announcement) = self.shared.pushes.announce(target.provider) else { return unsupported() };
-                if expires < limits.push_min_expires {
-                    return Err(too_brief(limits.push_min_expires)); // P-037
-                }
-                announcement.pnsreg = (pnsreg && expires > 240).then_some(limits.pnsreg.min(expires - 1)); // P-027
-                announce(announcements, announcement);
-                Ok(Some(target))
-            }
-        }
     }
 
     pub(super) fn begin_register(
@@ -367,11 +305,13 @@ impl Core {
         let mut reply = Reply::new(200);
         for binding in bindings {
             // P-049: its own push parameters go back to the phone that sent them, and to no other.
-            let uri =
-                if binding.updated_now { binding.contact.as_str().into() } else { target::strip(&binding.contact) };
+            let (uri, params) = if binding.updated_now {
+                (binding.contact.as_str().into(), binding.params.as_str().into())
+            } else {
+                (target::strip(&binding.contact), target::strip_params(&binding.params))
+            };
             let q = if binding.q == 1000 { String::new() } else { format!(";q={}", decimal(binding.q)) };
-            reply =
-                reply.with(HeaderId::Contact, format!("<{uri}>{}{q};expires={}", binding.params, binding.expires_in));
+            reply = reply.with(HeaderId::Contact, format!("<{uri}>{params}{q};expires={}", binding.expires_in));
         }
         if bindings.iter().any(|b| b.updated_now) {
             // A target that the home did not take on (P-156) must not be announced; what was only asked about is.
@@ -426,16 +366,8 @@ fn phone_behind_edge(request: &Message) -> Option<SocketAddr> {
     (!via.transport.eq_ignore_ascii_case("UDP")).then_some(SocketAddr::new(via.received_ip()?, port))
 }
 
-fn too_brief(least: u32) -> Reply {
+pub(super) fn too_brief(least: u32) -> Reply {
     Reply::new(423).with(HeaderId::MinExpires, least.to_string())
-}
-
-/// Adds an announcement; one header per push service (P-022).
-fn announce(list: &mut Vec<Announcement>, announcement: Announcement) {
-    match list.iter_mut().find(|a| a.provider == announcement.provider) {
-        Some(present) => *present = announcement,
-        None => list.push(announcement),
-    }
 }
 
 /// A q value of thousandths in the notation of RFC 3261 §25.1.

@@ -40,6 +40,9 @@ pub(super) const WAKEABLE: &str = "rv-wake";
 /// The parameter of a Route value by which a node that met a flow's end says so to the home of its binding.
 pub(super) const LOST: &str = "rv-lost";
 
+/// Value of [`LOST`] where the node says so that had the flow, and not one that could not reach that node.
+pub(super) const CLOSED: &str = "closed";
+
 /// How the phone can be found that a route led to, when the flow of that route is gone.
 #[derive(Clone, Debug)]
 pub(super) struct Rebound {
@@ -47,6 +50,8 @@ pub(super) struct Rebound {
     pub(super) bound: Bound,
     /// The token that says so.
     pub(super) token: String,
+    /// Whether the flow is known to be gone by the node that had it.
+    pub(super) is_closed: bool,
 }
 
 /// Reads the Route set of `request`, which arrived on `arrival` at the node `own`. Tokens are made under keys that all nodes share,
@@ -75,7 +80,8 @@ pub(super) fn read(request: &Message, arrival: &FlowRef, own: NodeTag, flows: &d
             Some((_, Err(_))) if names_us => return Err(Reply::new(403)),
             Some((token, Ok(flow))) => {
                 let bound = flows.unseal_binding(token);
-                set.rebound = bound.map(|bound| Rebound { bound, token: token.to_owned() });
+                let is_closed = uri.param(LOST).flatten() == Some(CLOSED);
+                set.rebound = bound.map(|bound| Rebound { bound, token: token.to_owned(), is_closed });
                 set.lost = uri.param(LOST).is_some();
                 set.wakeable = uri.param(WAKEABLE).is_some();
                 set.vouched = true;

@@ -104,13 +104,60 @@ fn limits_are_inclusive() {
 fn reads_from_a_parsed_uri() {
     let text = format!("sip:alice@192.0.2.7:5061;transport=tls{APNS}");
     let uri = Uri::parse(&text).unwrap();
-    assert!(has_pn(&uri));
     assert_eq!(from_contact_uri(&uri), read_text(APNS));
 
     let plain = Uri::parse("sip:alice@192.0.2.7;transport=tls").unwrap();
-    assert!(!has_pn(&plain));
     assert_eq!(from_contact_uri(&plain), ContactPush::None);
-    assert!(has_pn(&Uri::parse("sip:alice@192.0.2.7;pn-timeout=0").unwrap()), "P-010: extra parameters count here");
+    assert_eq!(named_provider(uri.params()).as_deref(), Some("apns"));
+    assert_eq!(named_provider(plain.params()), None);
+}
+
+/// P-008: the provider's name in any case is that provider; of two tokens that differ in case alone each is its own, and so is
+/// each param.
+#[test]
+fn p008_tokens_that_differ_in_case_are_two() {
+    let of = |text: &str| match read_text(text) {
+        ContactPush::Target(target) => target,
+        other => panic!("{text}: {other:?}"),
+    };
+    let fcm = of(";pn-provider=fcm;pn-param=acme-phone-prod;pn-prid=dQw4:APA91bF_x-9.abcdef");
+    assert_eq!(fcm, of(";pn-provider=FCM;pn-param=acme-phone-prod;pn-prid=dQw4:APA91bF_x-9.abcdef"));
+    assert_eq!(fcm, of(";PN-PROVIDER=fcm;pn-param=acme-phone-prod;pn-prid=dQw4:%41PA91bF_x-9.abcdef"));
+    assert_ne!(fcm, of(";pn-provider=fcm;pn-param=acme-phone-prod;pn-prid=dQw4:aPA91bF_x-9.abcdef"));
+    let push = of(";pn-provider=webpush;pn-prid=https://push.example.net/p/k7");
+    assert_ne!(push, of(";pn-provider=webpush;pn-prid=https://push.example.net/P/k7"));
+    let apns = of(";pn-provider=apns;pn-param=9TEAM42XYZ.org.example.phone.voip;pn-prid=aa11bb22");
+    assert_ne!(apns, of(";pn-provider=apns;pn-param=9TEAM42XYZ.org.Example.phone.voip;pn-prid=aa11bb22"));
+}
+
+proptest! {
+    /// P-103: all four parameters survive the way through a whole Contact, whatever octets they hold, and taking them out again
+    /// leaves what was there before them.
+    #[test]
+    fn p103_a_whole_contact_returns_what_was_put_in(
+        values in prop::array::uniform4(prop::collection::vec(any::<u8>(), 1..64)),
+        user in "[a-z]{0,4}(;[a-z]=1)?",
+        host in prop::sample::select(vec!["192.0.2.7", "[2001:db8::1]:5061", "phone.example"]),
+        tail in prop::sample::select(vec!["", ";expires=60", ";q=0.5;+sip.instance=\"<urn:x;pn-prid=1>\""]),
+    ) {
+        let names = ["pn-provider", "pn-param", "pn-prid", "pn-purr"];
+        let at = if user.is_empty() { "" } else { "@" };
+        let bare = format!("sip:{user}{at}{host};transport=tls");
+        let params: String = names
+            .iter()
+            .zip(&values)
+            .map(|(name, value)| format!(";{name}={}", escape::encode_pvalue(value)))
+            .collect();
+        let text = format!("\"A, B\" <{bare}{params};ob>{tail}");
+        let contact = reveille_sip::typed::NameAddr::parse(&text).unwrap();
+        let uri = Uri::parse(contact.uri).unwrap();
+        for (name, value) in names.iter().zip(&values) {
+            let (_, read) = uri.params().find(|(found, _)| found == name).unwrap();
+            prop_assert_eq!(&decode_pvalue(read.unwrap()).unwrap(), value, "{}", name);
+        }
+        prop_assert_eq!(strip(contact.uri), format!("{bare};ob"));
+        prop_assert_eq!(contact.params.as_str(), tail);
+    }
 }
 
 /// P-151.

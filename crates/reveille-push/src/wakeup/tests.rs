@@ -197,6 +197,10 @@ fn failed_push_fails_all() {
         let why = WakeFailure::PushFailed;
         assert_eq!(scene.outputs(), [fail(1, why), fail(2, why), Output::Done], "{outcome:?}");
     }
+    // P-116: one that may not be sent at all.
+    let mut scene = Scene::with_call(30);
+    scene.hear(1, Input::Forbidden);
+    assert_eq!(scene.outputs(), [fail(1, WakeFailure::Limited), Output::Done]);
     let mut scene = Scene::with_call(30);
     scene.hear(1, Input::PnsAnswered(Outcome::Withdrawn));
     assert_eq!(scene.outputs(), []);

@@ -247,9 +247,9 @@ impl Active {
     }
 
     /// A push that [`Effect::Push`] wanted may not be sent.
-    pub(super) fn push_refused(&mut self, now: Now, key: BindingKey, outcome: Outcome) {
+    pub(super) fn push_forbidden(&mut self, now: Now, key: BindingKey) {
         if let Some(sleeper) = self.sleepers.iter_mut().find(|sleeper| sleeper.key == key && !sleeper.done) {
-            sleeper.machine.handle(now.mono, Input::PnsAnswered(outcome));
+            sleeper.machine.handle(now.mono, Input::Forbidden);
         }
     }
 

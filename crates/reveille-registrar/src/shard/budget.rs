@@ -74,7 +74,7 @@ impl Budgets {
         let before = left.quarters(full);
         let buckets: &mut [&mut f32] = match class {
             PushClass::Call => &mut [&mut left.calls],
-            PushClass::Request | PushClass::Refresh => &mut [&mut left.minute, &mut left.hour],
+            PushClass::Dialog | PushClass::Request | PushClass::Refresh => &mut [&mut left.minute, &mut left.hour],
         };
         let enough = buckets.iter().all(|bucket| **bucket >= 1.0);
         if enough {

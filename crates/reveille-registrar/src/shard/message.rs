@@ -380,6 +380,8 @@ pub struct BindingView {
     pub reg_id: Option<u32>,
     /// The provider that will be asked to wake this phone; `None` if it will not be woken.
     pub push: Option<reveille_push::Provider>,
+    /// Whether that wakes it for requests within dialogs too; an APNs token may be for calls alone (P-151).
+    pub wakes_in_dialogs: bool,
     /// Whether the REGISTER that is being answered touched it.
     pub updated_now: bool,
 }
@@ -396,6 +398,7 @@ impl BindingView {
             instance: binding.instance.clone(),
             reg_id: binding.reg_id,
             push: binding.push.as_ref().map(|push| push.provider),
+            wakes_in_dialogs: binding.push.as_ref().is_some_and(|push| push.can_wake(reveille_push::PushClass::Dialog)),
             updated_now,
         }
     }

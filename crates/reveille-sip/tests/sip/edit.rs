@@ -173,3 +173,20 @@ fn line_breaks_do_not_get_in() {
     assert!(text.contains("X-New: a  Via: evil\r\n"));
     assert!(text.contains("\r\nVia: SIP/2.0/UDP h  Route: <sip:evil>\r\n"));
 }
+
+/// P-105: each line, of any header, stays, changes or goes by itself; what is said of it later counts more.
+#[test]
+fn every_line_can_be_given_another_value() {
+    let text =
+        "OPTIONS sip:a SIP/2.0\r\nX-One: 1\r\nm: <sip:b>\r\nX-Two: 2\r\nMax-Forwards: 9\r\nContent-Length: 0\r\n\r\n";
+    let out = edited(text, |edit| {
+        edit.rewrite_lines(|id, value| match (id, value) {
+            (HeaderId::Contact, b"<sip:b>") => Some(Some("<sip:c>")),
+            (HeaderId::Other, b"2") => Some(None),
+            (HeaderId::MaxForwards, _) => Some(Some("1")),
+            _ => None,
+        });
+        edit.set_max_forwards(8);
+    });
+    assert_eq!(out, text.replace("sip:b", "sip:c").replace("X-Two: 2\r\n", "").replace("s: 9", "s: 8"));
+}

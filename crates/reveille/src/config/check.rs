@@ -64,6 +64,7 @@ impl Checker {
             cluster,
             registrar,
             push: push?,
+            header_pn_params: raw.compat.header_pn_params,
             strong_alternatives,
             limits,
             admin,

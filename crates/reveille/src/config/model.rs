@@ -29,6 +29,8 @@ pub struct Config {
     pub registrar: Registrar,
     /// Waking phones.
     pub push: Push,
+    /// Whether push parameters outside the brackets of a Contact count (P-010).
+    pub header_pn_params: bool,
     /// Networks whose signalling is as well protected as by TLS (P-112).
     pub strong_alternatives: Vec<StrongAlternative>,
     /// Bounds on what peers may take.

@@ -26,6 +26,8 @@ section! {
         registrar: Registrar = Registrar::default(),
         /// Waking phones.
         push: Push = Push::default(),
+        /// What clients do that the specifications don't ask for.
+        compat: Compat = Compat::default(),
         /// Transport security.
         security: Security = Security::default(),
         /// Bounds on what peers may take.
@@ -330,6 +332,14 @@ section! {
         batch_time: Span = Span::millis(5),
         /// A header to send along. Not for secrets, which stand in files.
         headers: BTreeMap<String, String> = BTreeMap::new(),
+    }
+}
+
+section! {
+    /// `[compat]`
+    Compat {
+        /// Whether push parameters count that a client writes behind the brackets of its Contact, among the header's parameters.
+        header_pn_params: bool = false,
     }
 }
 

@@ -47,6 +47,7 @@ pub(super) fn proxy(config: &Config) -> Settings {
             max_contacts: registrar.max_contacts,
             max_push_contacts: push.max_contacts,
             reject_unsupported_push: push.unsupported == Unsupported::Reject,
+            header_pn_params: config.header_pn_params,
             flow_timer: seconds(registrar.flow_timer),
             pnsreg: seconds(push.pnsreg),
         },

@@ -7,6 +7,7 @@
 
 mod admin;
 mod calls;
+mod dialogs;
 mod failures;
 mod flows;
 mod forking;

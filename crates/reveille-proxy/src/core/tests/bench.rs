@@ -71,6 +71,7 @@ pub(super) struct FakeFlows {
     pub(super) tokens: Tokens,
     bound: Mutex<HashMap<FlowRef, Bound>>,
     trusted: Mutex<HashMap<FlowRef, Trust>>,
+    wakeable: Mutex<std::collections::HashSet<FlowRef>>,
     /// The node, and how many connections it may open to others.
     node: NodeTag,
 }
@@ -128,6 +129,17 @@ impl Flows for FakeFlows {
     }
     fn bind(&self, flow: &FlowRef, binding: Bound) {
         self.bound.lock().insert(*flow, binding);
+    }
+    fn mark_wakeable(&self, flow: &FlowRef, wakeable: bool) {
+        let mut marked = self.wakeable.lock();
+        if wakeable {
+            marked.insert(*flow)
+        } else {
+            marked.remove(flow)
+        };
+    }
+    fn is_wakeable(&self, flow: &FlowRef) -> bool {
+        self.wakeable.lock().contains(flow)
     }
     fn trust(&self, flow: &FlowRef, user: Option<Trust>) {
         match user {
@@ -212,6 +224,7 @@ pub(super) fn settings() -> Settings {
             max_contacts: 10,
             max_push_contacts: 4,
             reject_unsupported_push: true,
+            header_pn_params: false,
             flow_timer: 120,
             pnsreg: 180,
         },
@@ -253,20 +266,30 @@ impl Bench {
         flows: Arc<FakeFlows>,
         peers: Arc<dyn Peers>,
     ) -> Self {
-        Self::assemble(settings, auth, None, flows, peers)
+        Self::served_by(Arc::new(FakePushes), settings, auth, flows, peers)
+    }
+
+    /// A node with these push services.
+    pub(super) fn served_by(
+        pushes: Arc<dyn PushServices>,
+        settings: Settings,
+        auth: Option<Digest>,
+        flows: Arc<FakeFlows>,
+        peers: Arc<dyn Peers>,
+    ) -> Self {
+        Self::assemble(settings, auth, None, (flows, peers, pushes))
     }
 
     /// A node that asks where nonces belong.
     pub(super) fn pinning(auth: Digest, pins: Arc<dyn NoncePins>) -> Self {
-        Self::assemble(settings(), Some(auth), Some(pins), Arc::default(), Arc::new(Alone))
+        Self::assemble(settings(), Some(auth), Some(pins), (Arc::default(), Arc::new(Alone), Arc::new(FakePushes)))
     }
 
     fn assemble(
         settings: Settings,
         auth: Option<Digest>,
         pins: Option<Arc<dyn NoncePins>>,
-        flows: Arc<FakeFlows>,
-        peers: Arc<dyn Peers>,
+        (flows, peers, pushes): (Arc<FakeFlows>, Arc<dyn Peers>, Arc<dyn PushServices>),
     ) -> Self {
         let homes = Arc::new(FakeHomes::default());
         let shared = Arc::new(Shared {
@@ -274,11 +297,12 @@ impl Bench {
             flows: flows.clone(),
             homes: homes.clone(),
             peers,
-            pushes: Arc::new(FakePushes),
+            pushes,
             auth: auth.map(Arc::new),
             pins,
             users: None,
             metrics: Metrics::new(&Registry::new()).unwrap(),
+            mistakes: Default::default(),
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             salt: 0x5eed,

@@ -65,8 +65,8 @@ fn both_legs_on_one_flow() {
     assert_eq!(bench.requests(tls(1)).len(), 1);
 }
 
-/// S-128: an altered token is 403; the flow of an honest one may be gone, that of a caller who is nowhere registered, and that is
-/// 430. S-018: an ACK gets neither.
+/// S-128, P-081: an altered token is 403; the flow of an honest one may be gone, that of a caller who is nowhere registered, and that is
+/// 500, which leaves the dialog alone. S-018: an ACK gets neither.
 #[test]
 fn forged_and_dead_flows() {
     let mut bench = Bench::new();
@@ -78,7 +78,7 @@ fn forged_and_dead_flows() {
     bench.public(tls(1), &in_dialog("ACK", "z9hG4bK4", &forged));
     bench.flows.gone.lock().push(tls(1));
     bench.public(tls(9), &in_dialog("BYE", "z9hG4bK2", &record_route));
-    assert_eq!(bench.statuses(tls(9)), [430]);
+    assert_eq!(bench.statuses(tls(9)), [500]);
     bench.public(tls(9), &in_dialog("ACK", "z9hG4bK3", &record_route));
     assert!(bench.sent().is_empty());
 }

@@ -189,6 +189,7 @@ pub(super) fn registered(contact: &str) -> HomeEvent {
         instance: None,
         reg_id: Some(1),
         push: Some(reveille_push::Provider::Apns),
+        wakes_in_dialogs: true,
         updated_now: true,
     }]))
 }

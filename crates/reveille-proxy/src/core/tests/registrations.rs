@@ -11,7 +11,7 @@ use super::bench::{Bench, between, message, settings, tls, udp};
 
 const PN: &str = "pn-provider=apns;pn-param=TEAMID0001.org.example.phone.voip;pn-prid=00112233445566778899aabbccddeeff";
 
-fn register(extra: &str, contact: &str) -> String {
+pub(super) fn register(extra: &str, contact: &str) -> String {
     format!(
         "
 REGISTER sip:example.com SIP/2.0
@@ -44,7 +44,7 @@ fn status_of(text: &str) -> u16 {
     bench.statuses(tls(1))[0]
 }
 
-fn accepted(text: &str) -> (Bench, Box<RegisterRequest>) {
+pub(super) fn accepted(text: &str) -> (Bench, Box<RegisterRequest>) {
     let (bench, mut asked) = sent_by_peer(text);
     match asked.pop() {
         Some(ShardInput::Register(ask)) => (bench, ask),
@@ -52,7 +52,7 @@ fn accepted(text: &str) -> (Bench, Box<RegisterRequest>) {
     }
 }
 
-fn updates(ask: &RegisterRequest) -> &[reveille_registrar::shard::ContactUpdate] {
+pub(super) fn updates(ask: &RegisterRequest) -> &[reveille_registrar::shard::ContactUpdate] {
     match &ask.contacts {
         ContactsUpdate::Update(list) => list,
         _ => panic!("an update"),
@@ -70,6 +70,7 @@ pub(super) fn view(contact: &str, updated_now: bool) -> BindingView {
         instance: None,
         reg_id: None,
         push: None,
+        wakes_in_dialogs: false,
         updated_now,
     }
 }

@@ -9,7 +9,7 @@ use reveille_sip::method::Method;
 use super::stage::*;
 use crate::{
     ContactUpdate, HomeEvent, ShardInput, StoreError,
-    shard::{RegisterError, ShardConfig},
+    shard::{ContactsUpdate, RegisterError, RegisterRequest, ShardConfig},
 };
 
 fn secs(secs: u64) -> Duration {
@@ -246,6 +246,22 @@ fn p069_leaving_withdraws_the_push() {
     assert_eq!(stage.pushes.len(), 2);
 }
 
+/// P-034: `Contact: *` ends every wait for any phone of the user's and takes back what was not sent yet.
+#[test]
+fn p034_the_wildcard_ends_all_waits_and_withdraws_their_pushes() {
+    let mut stage = sleeping();
+    stage.registers(phone("192.0.2.2", 2));
+    let (waiter, turn) = stage.call();
+    assert_eq!(turn.pushes, 2);
+    let all = RegisterRequest { contacts: ContactsUpdate::RemoveAll, ..request(Vec::new(), "all", 1) };
+    let fates = stage.tell(ShardInput::Register(Box::new(all))).fates();
+    assert_eq!(fates, [(waiter, Err(WakeFailure::BindingGone)), (waiter, Err(WakeFailure::BindingGone))]);
+    assert!(stage.ticket(0).is_withdrawn() && stage.ticket(1).is_withdrawn());
+    assert_eq!((stage.shard.waiting(), stage.metrics.waiters.get()), (0, 0));
+    // P-047: the tokens are forgotten with their bindings.
+    assert_eq!(stage.call().1.pushes, 0);
+}
+
 /// P-071.
 #[test]
 fn p071_the_bucket_is_bounded() {
@@ -265,6 +281,13 @@ fn p047_a_binding_that_ends_takes_its_push_along() {
     let mut stage = sleeping();
     stage.call();
     let fates = stage.unregisters(contact("sip:alice@192.0.2.1")).fates();
+    assert!(matches!(fates[..], [(_, Err(WakeFailure::BindingGone))]));
+    assert!(stage.ticket(0).is_withdrawn());
+
+    // P-034: a removal that still names its PRID is one too.
+    let mut stage = sleeping();
+    stage.call();
+    let fates = stage.unregisters(phone("192.0.2.1", 1)).fates();
     assert!(matches!(fates[..], [(_, Err(WakeFailure::BindingGone))]));
     assert!(stage.ticket(0).is_withdrawn());
 
@@ -313,6 +336,7 @@ fn p116_a_token_has_its_share_of_pushes() {
     for _ in 0..8 {
         let (waiter, input) = stage.look_up(Method::Message, PushClass::Request, secs(10));
         let turn = stage.tell(input);
+        assert!(turn.fates().iter().all(|(_, fate)| *fate == Err(WakeFailure::Limited)));
         outcomes.push((turn.pushes, turn.fates().len()));
         stage.tell(ShardInput::Leave { aor: aor(), waiter });
     }

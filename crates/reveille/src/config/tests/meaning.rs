@@ -67,6 +67,8 @@ fn every_push_service_is_understood() {
             subject = "https://example.com/contact"
             allow_hosts = ["push.example.com:8443", "*.push.Example.org"]
             allow_addresses = ["127.0.0.0/8"]
+            [compat]
+            header_pn_params = true
             [[security.strong_alternative]]
             net = "127.0.0.0/8"
             kind = "loopback"
@@ -93,6 +95,7 @@ fn every_push_service_is_understood() {
         ]
     );
     assert_eq!(webpush.allow_hosts[1].to_string(), "*.push.example.org");
+    assert!(config.header_pn_params); // P-010
     assert_eq!(config.strong_alternatives[0].kind, Protection::Loopback);
     // P-139: the opening is announced.
     let [warning] = &config.warnings[..] else { panic!("{:?}", config.warnings) };

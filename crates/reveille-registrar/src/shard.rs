@@ -12,7 +12,9 @@ mod budget;
 mod commit;
 mod deferred;
 mod message;
+mod pace;
 mod redacted;
+mod refresh;
 mod register;
 mod requests;
 mod resolve;
@@ -29,6 +31,8 @@ use reveille_runtime::deadline::DeadlineQueue;
 use reveille_sip::uri::Uri;
 
 pub use budget::PushLimits;
+pub use pace::Pace;
+pub use refresh::RefreshRules;
 pub use message::{
     Amendment, BindingView, ContactUpdate, ContactsUpdate, HomeEvent, NextRequest, Now, PushOrder, RegisterError,
     RegisterRequest, ResolveRequest, ShardInput, ShardOutput, Target, WakeRequest, WorkerRef,
@@ -38,6 +42,7 @@ use self::{
     bucket::{Active, Effect},
     budget::Budgets,
     deferred::Deferred,
+    refresh::Refreshes,
     register::Rules,
     resolve::{Judge, Way},
     table::Table,
@@ -60,6 +65,8 @@ pub struct ShardConfig {
     pub max_waiters: usize,
     /// Pushes per token (P-116).
     pub push_limits: PushLimits,
+    /// Pushes that renew bindings (P-092).
+    pub refresh: RefreshRules,
     /// A token known to be dead gets a binding without push instead of 555 (`push.unsupported = "accept"`, P-156).
     pub accept_dead_push: bool,
     /// Whether a refresh is answered from memory while the store is away, and written later; else it is refused.
@@ -75,6 +82,7 @@ impl Default for ShardConfig {
             awake_window: Duration::from_secs(30),
             max_waiters: 16,
             push_limits: PushLimits::default(),
+            refresh: RefreshRules::default(),
             accept_dead_push: false,
             defers: false,
             incarnation: 0,
@@ -97,6 +105,8 @@ pub struct Shard {
     deadlines: DeadlineQueue<Aor>,
     deferred: Deferred,
     budgets: Budgets,
+    refreshes: Refreshes,
+    pace: Arc<Pace>,
     outputs: VecDeque<ShardOutput>,
     next_id: u64,
     now: Option<Now>,
@@ -111,9 +121,10 @@ struct Counted {
     bytes: i64,
     waiters: i64,
     deferred: i64,
+    refreshing: i64,
 }
 
-/// Records visited in one turn for their expiry; more wait for the next.
+/// Records visited in one turn for what is due; more wait for the next.
 const VISITS_PER_TURN: usize = 256;
 
 impl Shard {
@@ -136,11 +147,18 @@ impl Shard {
             deadlines: DeadlineQueue::new(),
             deferred: Deferred::default(),
             budgets: Budgets::new(config.push_limits),
+            refreshes: Refreshes::default(),
+            pace: Arc::new(Pace::new(config.refresh.per_second)),
             outputs: VecDeque::new(),
             next_id: u64::from(config.incarnation) << 40,
             now: None,
             counted: Counted::default(),
         }
+    }
+
+    /// Keeps to a pace that other shards keep to as well.
+    pub fn share_pace(&mut self, pace: Arc<Pace>) {
+        self.pace = pace;
     }
 
     /// Takes in what happened.
@@ -169,7 +187,7 @@ impl Shard {
                 self.mutate(now, &aor, change);
                 let _ = done.send(()); // whoever asked may have gone
             }
-            ShardInput::Loaded(records) => self.load(records),
+            ShardInput::Loaded(records) => self.load(now, records),
         }
         self.count();
     }
@@ -188,7 +206,7 @@ impl Shard {
         self.deadlines.next().into_iter().chain(visit).chain(self.deferred.poll_timeout()).min()
     }
 
-    /// Does what time asks for: Bucket Timers (P-066), expiries (S-116).
+    /// Does what time asks for: Bucket Timers (P-066), expiries (S-116), refresh pushes (P-093).
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = Some(now);
         while let Some(aor) = self.deadlines.pop_due(now.mono) {
@@ -370,7 +388,9 @@ impl Shard {
                     let (push, ticket) = (self.take_id(), Ticket::new());
                     active.pushed(key, push, class, deadline, ticket.clone());
                     self.in_flight.insert(push, fingerprint);
-                    let order = PushOrder { aor: aor.clone(), key, push, target, class, deadline, ticket };
+                    self.refreshes.outdone(aor, key);
+                    let (aor, keep_until, repeat) = (aor.clone(), deadline, 0);
+                    let order = PushOrder { aor, key, push, target, class, deadline, keep_until, repeat, ticket };
                     self.outputs.push_back(ShardOutput::Push(Box::new(order)));
                 }
             }
@@ -401,12 +421,14 @@ impl Shard {
             bindings: self.table.bindings() as i64,
             bytes: self.table.bytes() as i64,
             deferred: self.deferred.len() as i64,
+            refreshing: self.refreshes.len() as i64,
             ..self.counted
         };
         self.metrics.records.add(table.records - self.counted.records);
         self.metrics.bindings.add(table.bindings - self.counted.bindings);
         self.metrics.record_bytes.add(table.bytes - self.counted.bytes);
         self.metrics.deferred.add(table.deferred - self.counted.deferred);
+        self.metrics.refreshing.add(table.refreshing - self.counted.refreshing);
         self.counted = table;
     }
 }
@@ -419,6 +441,7 @@ impl Drop for Shard {
         self.metrics.record_bytes.sub(self.counted.bytes);
         self.metrics.waiters.sub(self.counted.waiters);
         self.metrics.deferred.sub(self.counted.deferred);
+        self.metrics.refreshing.sub(self.counted.refreshing);
     }
 }
 

@@ -263,6 +263,7 @@ impl Node {
             class,
             deadline: clock::now() + patience,
             ttl: patience,
+            repeat: 0,
             ticket,
             reply: Box::new(move |outcome| {
                 let _ = reply.send(outcome);

@@ -2,6 +2,7 @@
 
 mod deferred;
 mod race;
+mod refresh;
 mod registration;
 mod resolve;
 mod stage;

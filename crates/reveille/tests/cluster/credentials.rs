@@ -86,6 +86,7 @@ impl Home {
             class: PushClass::Call,
             deadline: clock::now() + patience,
             ttl: patience,
+            repeat: 0,
             ticket: Ticket::new(),
             reply: Box::new(move |outcome| _ = reply.send(outcome)),
             correlation: 77,

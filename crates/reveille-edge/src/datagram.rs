@@ -12,10 +12,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use reveille_proxy::{
     egress::SendError,
-    ingress::{Inbound, Purpose},
+    ingress::{Hold, Inbound, Purpose},
 };
 use reveille_registrar::flow::{FlowRef, NodeTag, Transport};
-use reveille_sip::{message::Message, response::best_effort};
+use reveille_sip::{message::Message, method::Method, response::best_effort};
 use tokio::{
     net::UdpSocket,
     sync::{Notify, watch},
@@ -178,15 +178,10 @@ impl DatagramReader {
             }
         };
         let flow = FlowRef::Datagram { node: self.node, listener: self.index, remote };
-        let inbound = Inbound {
-            message,
-            flow,
-            remote,
-            purpose: self.purpose,
-            transport: Transport::Udp,
-            received: now,
-            hold: None,
-        };
+        let is_owed = message.is_request() && message.method() != Method::Ack;
+        let hold = is_owed.then(|| Hold::on(self.core.table.datagrams_in_hand(), message.method())).flatten();
+        let inbound =
+            Inbound { message, flow, remote, purpose: self.purpose, transport: Transport::Udp, received: now, hold };
         if let Err(refused) = self.core.ingress.deliver(inbound) {
             transport.overloaded.inc();
             if let Some(answer) = answer::overloaded(&refused.message, remote, &self.core.limits) {

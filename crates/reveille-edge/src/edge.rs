@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use prometheus::Registry;
-use rand::{Rng, seq::SliceRandom};
 use reveille_proxy::{egress::Flows, ingress::Ingress};
 use reveille_registrar::flow::Transport;
 use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
@@ -65,7 +64,7 @@ pub struct Prepared {
 
 /// A running edge.
 pub struct Edge {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     phase: watch::Sender<Phase>,
     tasks: JoinSet<()>,
     bound: Vec<BoundListener>,
@@ -103,8 +102,9 @@ impl Edge {
                     at
                 }
                 Transport::Tcp | Transport::Tls => {
-                    let tls =
-                        (listener.transport == Transport::Tls).then(|| tls::server(listener, &metrics)).transpose();
+                    let tickets = settings.tickets.as_ref();
+                    let is_tls = listener.transport == Transport::Tls;
+                    let tls = is_tls.then(|| tls::server(listener, tickets, &metrics)).transpose();
                     let tls = tls.map_err(|e| error(e.key, e.reason))?.map(|config| ServerTls {
                         config: Arc::new(config),
                         client_names: listener.client_names.clone().into(),
@@ -187,7 +187,7 @@ impl Edge {
     }
 
     /// Goes on to a phase, and never back.
-    fn advance(&self, to: Phase) {
+    pub(crate) fn advance(&self, to: Phase) {
         self.phase.send_if_modified(|phase| {
             let ahead = *phase < to;
             *phase = to.max(*phase);
@@ -195,47 +195,7 @@ impl Edge {
         });
     }
 
-    /// Stops accepting, then closes the open connections, about `rate` per second in jittered batches (0: as many as there are), and
-    /// returns when the last is gone. One on which a request is in hand is left open until that is answered, but no longer than
-    /// `patience` (S-139). Those to other nodes come last, for calls of the others go over them. Datagrams are answered until
-    /// [`Edge::shutdown`].
-    pub async fn drain(&self, rate: u32, patience: Duration) {
-        self.stop_accepting();
-        let until = Instant::now() + patience;
-        self.leave(false, rate, until).await;
-        self.advance(Phase::Leaving);
-        self.leave(true, 0, until).await;
-    }
-
-    /// Closes connections to other nodes, or all others, until none is left.
-    async fn leave(&self, nodes: bool, rate: u32, until: Instant) {
-        let (mut pending, mut allowance) = (Vec::new(), 0.0_f32);
-        let mut next_round = Instant::now();
-        while if nodes { self.is_busy() } else { self.has_others() } {
-            let now = Instant::now();
-            if now >= until {
-                self.close_all(nodes, CloseReason::Drain);
-            }
-            if pending.is_empty() && now >= next_round {
-                next_round = now + DRAIN_QUIET;
-                pending = self.core.table.ids(nodes);
-                pending.shuffle(&mut rand::rng());
-            }
-            let pause = DRAIN_STEP.mul_f32(rand::rng().random_range(0.5..1.5));
-            allowance += rate as f32 * pause.as_secs_f32();
-            let mut count = if rate == 0 { pending.len() } else { allowance as usize };
-            allowance -= allowance.trunc();
-            // One that must wait for its answer takes no other's place.
-            while count > 0
-                && let Some(id) = pending.pop()
-            {
-                count -= usize::from(self.core.table.leave_id(id));
-            }
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    fn close_all(&self, nodes: bool, reason: CloseReason) {
+    pub(crate) fn close_all(&self, nodes: bool, reason: CloseReason) {
         for id in self.core.table.ids(nodes) {
             self.core.table.close_id(id, reason);
         }
@@ -255,12 +215,12 @@ impl Edge {
     }
 
     /// Whether a connection is open, or closed but still writing its last.
-    fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.core.table.open_flows() > 0 || self.core.admission.open() != (0, 0)
     }
 
     /// The same of connections that do not lead to other nodes.
-    fn has_others(&self) -> bool {
+    pub(crate) fn has_others(&self) -> bool {
         self.core.table.open_flows() > self.core.table.open_nodes() || self.core.admission.open().1 > 0
     }
 
@@ -381,9 +341,5 @@ fn shares_port(listener: &ListenerSettings, all: &[ListenerSettings]) -> bool {
         })
 }
 
-/// Time between two batches of a drain, on average.
-const DRAIN_STEP: Duration = Duration::from_millis(100);
-/// How long a connection must have been quiet before a drain closes it: what follows an answer has this long to come.
-const DRAIN_QUIET: Duration = Duration::from_secs(1);
 /// How often shutdown looks whether all is closed.
 const SHUTDOWN_STEP: Duration = Duration::from_millis(10);

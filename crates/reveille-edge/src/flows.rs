@@ -25,6 +25,7 @@ use crate::{
     address::Addresses,
     datagram::DatagramSender,
     dial,
+    drain::InHand,
     limits::Admission,
     metrics::Metrics,
     queue::{CloseReason, SendQueue},
@@ -52,6 +53,7 @@ pub struct FlowTable {
     metrics: Arc<Metrics>,
     queue_messages: usize,
     queue_bytes: usize,
+    datagrams_in_hand: Arc<InHand>,
     /// There while the edge runs: what a connection needs in order to be opened.
     running: ArcSwapOption<Core>,
 }
@@ -195,6 +197,7 @@ impl FlowTable {
             metrics: parts.metrics,
             queue_messages: parts.queue_messages,
             queue_bytes: parts.queue_bytes,
+            datagrams_in_hand: Arc::default(),
             running: ArcSwapOption::empty(),
         }
     }
@@ -332,6 +335,11 @@ impl FlowTable {
         }
     }
 
+    /// What is in hand of datagrams.
+    pub(crate) fn datagrams_in_hand(&self) -> Arc<InHand> {
+        Arc::clone(&self.datagrams_in_hand)
+    }
+
     /// Closes a connection for a drain if nobody on it is owed an answer; false where somebody is.
     pub(crate) fn leave_id(&self, id: u64) -> bool {
         self.link(id).is_none_or(|link| link.queue.leave())
@@ -395,7 +403,11 @@ impl Flows for FlowTable {
     }
 
     fn hold(&self, flow: &FlowRef, method: Method) -> Option<Hold> {
-        Hold::on(self.stream(flow)?, method)
+        let held: Arc<dyn Held> = match self.datagram(flow) {
+            Some(_) => self.datagrams_in_hand(),
+            None => self.stream(flow)?,
+        };
+        Hold::on(held, method)
     }
 
     fn seal(&self, flow: &FlowRef) -> String {

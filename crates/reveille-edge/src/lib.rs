@@ -9,6 +9,7 @@ mod address;
 mod answer;
 mod datagram;
 mod dial;
+mod drain;
 mod edge;
 mod flows;
 mod keepalive;
@@ -19,6 +20,7 @@ mod queue;
 mod settings;
 mod socket;
 mod stream;
+mod tickets;
 mod tls;
 mod token;
 
@@ -28,5 +30,6 @@ pub use queue::CloseReason;
 pub use settings::{
     ClusterTls, EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, Roots, TimeoutSettings,
 };
+pub use tickets::{TicketKey, TicketKeys};
 pub use tls::TlsError;
 pub use token::{TokenKey, TokenRing};

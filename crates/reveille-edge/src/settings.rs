@@ -1,13 +1,13 @@
 //! What the edge is told: plain values, filled by the binary from its configuration.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use reveille_proxy::ingress::Purpose;
 use reveille_registrar::flow::{NodeTag, Transport};
 use reveille_sip::limits::Limits;
 
-use crate::token::TokenRing;
+use crate::{tickets::TicketKeys, token::TokenRing};
 
 /// Everything the edge needs to start.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct EdgeSettings {
     pub cluster: Option<ClusterTls>,
     /// Keys of flow tokens; all nodes of a cluster share them.
     pub tokens: TokenRing,
+    /// Keys of TLS session tickets of public listeners, shared with other edges; without them each listener has keys of its own.
+    pub tickets: Option<Arc<TicketKeys>>,
     /// Bounds on a single message (S-024).
     pub sip: Limits,
 }

@@ -22,6 +22,7 @@ use x509_parser::{extensions::GeneralName, prelude::FromDer};
 use crate::{
     metrics::Metrics,
     settings::{ClusterTls, ListenerSettings, OutboundSettings, Roots},
+    tickets::TicketKeys,
 };
 
 /// A TLS file that cannot be used.
@@ -132,7 +133,11 @@ impl<T> Reloading<T> {
 }
 
 /// The TLS side of a listener.
-pub(crate) fn server(settings: &ListenerSettings, metrics: &Arc<Metrics>) -> Result<Reloading<ServerConfig>, TlsError> {
+pub(crate) fn server(
+    settings: &ListenerSettings,
+    shared: Option<&Arc<TicketKeys>>,
+    metrics: &Arc<Metrics>,
+) -> Result<Reloading<ServerConfig>, TlsError> {
     let missing = |key| move || TlsError::new(key, "a secure listener needs it");
     let mut files = vec![
         ("cert", settings.cert.clone().ok_or_else(missing("cert"))?),
@@ -141,8 +146,9 @@ pub(crate) fn server(settings: &ListenerSettings, metrics: &Arc<Metrics>) -> Res
     files.extend(settings.client_ca.clone().map(|path| ("client_ca", path)));
     // Tickets outlive a change of certificate. Where clients prove who they are they do so each time, since a ticket would
     // carry an identity past the end of its certificate (S-170).
-    let tickets = match (settings.client_ca.is_none(), settings.purpose) {
-        (true, Purpose::Public | Purpose::Peer) => {
+    let tickets: Option<Arc<dyn ProducesTickets>> = match (settings.client_ca.is_none(), settings.purpose, shared) {
+        (true, Purpose::Public, Some(shared)) => Some(Arc::clone(shared) as _),
+        (true, Purpose::Public | Purpose::Peer, _) => {
             Some(rustls::crypto::ring::Ticketer::new().map_err(|error| TlsError::new("cert", error))?)
         }
         _ => None,

@@ -126,3 +126,54 @@ async fn drain_and_shutdown() {
     // The port is free again.
     tokio::net::UdpSocket::bind(udp).await.unwrap();
 }
+
+// S-139: what came as a datagram has no connection that could be kept, but the drain waits for its answer.
+#[tokio::test]
+async fn s139_a_drain_waits_for_what_came_as_a_datagram() {
+    let bench = Bench::start(settings(vec![loopback(Transport::Udp)]));
+    let phone = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    phone.send_to(request("INVITE", "a").as_bytes(), bench.addr(0)).await.unwrap();
+    let inbound = bench.next().await;
+    let drained = bench.edge.drain(50, common::PATIENCE);
+    tokio::pin!(drained);
+    let early = tokio::time::timeout(Duration::from_millis(1_500), &mut drained).await;
+    assert!(early.is_err(), "somebody is owed an answer");
+    drop(inbound);
+    soon(drained).await;
+}
+
+// S-139: an idle connection is closed at once, one with a request in hand when that is answered; what crosses the end is not begun.
+#[tokio::test]
+async fn s139_a_drain_waits_for_what_is_in_hand() {
+    let bench = Bench::start(settings(vec![loopback(Transport::Tcp)]));
+    let (mut idle, mut busy) = (enter(&bench).await.unwrap(), enter(&bench).await.unwrap());
+    idle.write_all(request("OPTIONS", "idle").as_bytes()).await.unwrap();
+    drop(bench.next().await);
+    busy.write_all(request("INVITE", "busy").as_bytes()).await.unwrap();
+    let inbound = bench.next().await;
+    let drained = bench.edge.drain(0, common::PATIENCE);
+    tokio::pin!(drained);
+    tokio::select! {
+        () = &mut drained => panic!("somebody is owed an answer"),
+        text = read_some(&mut idle) => assert_eq!(text, ""),
+    }
+    bench.edge.flows().send(&inbound.flow, Bytes::from_static(b"the answer")).unwrap();
+    drop(inbound);
+    soon(drained).await;
+    assert_eq!(read_some(&mut busy).await, "the answer");
+    assert_eq!(read_some(&mut busy).await, "");
+}
+
+// The time for a drain ends, whatever is in hand.
+#[tokio::test]
+async fn a_drain_ends_in_time() {
+    let bench = Bench::start(settings(vec![loopback(Transport::Tcp), loopback(Transport::Udp)]));
+    let mut busy = enter(&bench).await.unwrap();
+    busy.write_all(request("INVITE", "busy").as_bytes()).await.unwrap();
+    let _held = bench.next().await;
+    let phone = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    phone.send_to(request("INVITE", "a").as_bytes(), bench.addr(1)).await.unwrap();
+    let _held_too = bench.next().await;
+    soon(bench.edge.drain(0, Duration::from_millis(100))).await;
+    assert_eq!(read_some(&mut busy).await, "");
+}

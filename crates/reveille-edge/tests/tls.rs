@@ -8,10 +8,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use common::{Authority, Bench, call_id, read_some, request, settings, soon};
-use reveille_edge::{ListenerSettings, OutboundSettings, Roots};
+use reveille_edge::{EdgeSettings, ListenerSettings, OutboundSettings, Roots, TicketKey, TicketKeys};
 use reveille_proxy::{egress::Destination, ingress::Purpose};
 use reveille_registrar::flow::{Liveness, Transport};
-use rustls::{ClientConfig, ProtocolVersion, pki_types::ServerName};
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, pki_types::ServerName};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -197,4 +197,60 @@ async fn s162_dialled_connections_verify_and_identify() {
     }
     let wrong = flows.open(&to(Some("other.example.com"))).unwrap();
     assert_eq!(edge.closed().await, wrong);
+}
+
+fn ticket_keys(life: std::time::Duration) -> Arc<TicketKeys> {
+    let keys = TicketKeys::new();
+    keys.set(vec![TicketKey::new([1; 16], &[7; 32], tokio::time::Instant::now() + life).unwrap()]);
+    keys
+}
+
+/// A listener of an edge whose ticket keys are these.
+fn edge_with(listener: ListenerSettings, keys: &Arc<TicketKeys>) -> Bench {
+    Bench::start(EdgeSettings { tickets: Some(Arc::clone(keys)), ..settings(vec![listener]) })
+}
+
+/// How the handshakes went of a client that connects to one edge and then to another.
+async fn handshakes(client: &ClientConfig, edges: [&Bench; 2]) -> [HandshakeKind; 2] {
+    let mut kinds = Vec::new();
+    for edge in edges {
+        let stream = connect(edge.addr(0), client.clone()).await.unwrap();
+        kinds.push(stream.get_ref().1.handshake_kind().unwrap());
+    }
+    kinds.try_into().unwrap()
+}
+
+// S-170: a session begun at one edge is resumed at another that has its keys, in both versions, and at no other.
+#[tokio::test]
+async fn s170_sessions_are_resumed_at_other_edges() {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+    let authority = Authority::new();
+    let one = edge_with(authority.listener(), &ticket_keys(DAY));
+    let two = edge_with(authority.listener(), &ticket_keys(DAY));
+    let stranger = Bench::start(settings(vec![authority.listener()]));
+    let expired = edge_with(authority.listener(), &ticket_keys(std::time::Duration::ZERO));
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let client = || {
+            let mut roots = rustls::RootCertStore::empty();
+            let ca = std::fs::read(authority.ca()).unwrap();
+            roots.add(rustls::pki_types::pem::PemObject::from_pem_slice(&ca).unwrap()).unwrap();
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth()
+        };
+        let (full, resumed) = (HandshakeKind::Full, HandshakeKind::Resumed);
+        assert_eq!(handshakes(&client(), [&one, &two]).await, [full, resumed], "{version:?}");
+        assert_eq!(handshakes(&client(), [&one, &stranger]).await, [full, full], "{version:?}");
+        // Whose keys have ended begins every session anew, and refuses none.
+        assert_eq!(handshakes(&client(), [&one, &expired]).await, [full, full], "{version:?}");
+        assert_eq!(handshakes(&client(), [&expired, &expired]).await, [full, full], "{version:?}");
+    }
+    // A listener that asks for certificates does so each time.
+    let mutual = || ListenerSettings { client_ca: Some(authority.ca()), ..authority.listener() };
+    let keys = ticket_keys(DAY);
+    let (one, two) = (edge_with(mutual(), &keys), edge_with(mutual(), &keys));
+    let client = authority.client(&[], Some(&["phone"]));
+    assert_eq!(handshakes(&client, [&one, &two]).await, [HandshakeKind::Full; 2]);
 }

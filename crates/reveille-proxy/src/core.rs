@@ -10,6 +10,7 @@ mod admission;
 mod branch;
 mod context;
 mod deliver;
+mod drain;
 mod forward;
 mod moved;
 mod onward;
@@ -24,10 +25,7 @@ mod trust;
 mod twins;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
 
@@ -51,7 +49,7 @@ use crate::{
     auth::{Digest, Users},
     egress::Flows,
     home::Homes,
-    ingress::{Hold, Inbound, Purpose},
+    ingress::{Hold, Inbound},
     metrics::Metrics,
     peers::Peers,
     settings::Settings,
@@ -317,15 +315,6 @@ impl Core {
             self.forget_twin(&context.work, id);
             self.shared.metrics.context_closed();
         }
-    }
-
-    fn draining(&self) -> bool {
-        self.shared.draining.load(Ordering::Relaxed)
-    }
-
-    /// Whether the drain is so far that this neighbour gets nothing new begun. Other nodes do: they have nobody else to ask.
-    fn is_closing_to(&self, origin: &Origin) -> bool {
-        origin.purpose != Purpose::Cluster && self.shared.closing.load(Ordering::Relaxed)
     }
 }
 

@@ -31,8 +31,7 @@ pub trait Flows: FlowProbe {
     /// the other is one, and trusts what arrives on it as a node's (S-166).
     fn open_node(&self, destination: &Destination) -> Result<FlowRef, SendError>;
 
-    /// Keeps a flow from being drained while the answer to what was sent on it is awaited; `None` where it is closing, gone, or no
-    /// connection.
+    /// Keeps a flow from being drained while the answer to what is sent on it is awaited; `None` where it is closing or gone.
     fn hold(&self, flow: &FlowRef, method: Method) -> Option<Hold>;
 
     /// Seals a flow into a token that only this cluster can make or read (RFC 5626 §5.2; S-127).

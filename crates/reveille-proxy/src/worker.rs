@@ -26,6 +26,8 @@ enum Fact {
     FlowClosed(FlowRef),
     /// Answered when everything told before has been handled.
     Settle(oneshot::Sender<()>),
+    /// The drain's time is up.
+    GiveUp,
 }
 
 struct Lane {
@@ -76,6 +78,14 @@ impl Workers {
             // A worker that has ended has nothing left to say.
             let _ = handled.await;
         }
+    }
+
+    /// Answers what is still in hand, as far as whoever sent it is connected to this node ([`Core::give_up`]).
+    pub async fn give_up(&self) {
+        for worker in 0..self.lanes.len() {
+            self.tell(worker, Fact::GiveUp);
+        }
+        self.settle().await;
     }
 
     fn tell(&self, worker: usize, fact: Fact) {
@@ -143,6 +153,7 @@ async fn run(mut core: Core, mut inbox: mpsc::Receiver<Inbound>, mut news: mpsc:
                 Fact::Home(context, event) => core.home_answer(now, context, event),
                 Fact::FlowClosed(flow) => closed.add(flow, inbox.len()),
                 Fact::Settle(done) => _ = done.send(()),
+                Fact::GiveUp => core.give_up(now),
             }
         }
         for inbound in messages.drain(..) {

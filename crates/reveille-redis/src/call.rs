@@ -71,6 +71,19 @@ struct Record {
     expected: Option<u64>,
 }
 
+/// Answers what a shard has waiting, since there is no server to send it to.
+pub(crate) fn turn_away(shared: &Shared, shard: u16, line: &mut Line, now: Instant) {
+    let held = shared.held.epoch(shard);
+    for job in line.waiting.drain(..) {
+        match job {
+            Job::Write(write) if write.epoch == 0 || write.epoch != held => write.pending.answer(Fate::Fenced(0), now),
+            Job::Write(write) => write.pending.answer(Fate::Unknown, now),
+            Job::Barrier(_, done) => _ = done.send(()),
+            Job::Close => {}
+        }
+    }
+}
+
 /// Makes a call of what a shard has waiting; `None` where nothing is left to send.
 pub(crate) fn next_call(shared: &Shared, shard: u16, line: &mut Line) -> Option<Call> {
     let now = clock::now();

@@ -40,6 +40,11 @@ impl Keys {
         format!("rv:{}:{{{shard}}}:shared:{purpose}:{}", self.cluster, hex::encode(hashed))
     }
 
+    /// What is written to find out whether a server takes writes again.
+    pub(crate) fn probe(&self, shard: u16) -> String {
+        format!("rv:{}:{{{shard}}}:probe", self.cluster)
+    }
+
     pub(crate) fn member(&self, what: &str) -> String {
         format!("rv:{}:{{members}}:{what}", self.cluster)
     }

@@ -26,7 +26,7 @@ use crate::pending::{Desk, Hearer};
 use crate::seal::{OpenError, Sealer};
 use crate::secrets::Secrets;
 use crate::standby::Standby;
-use crate::writer::{self, Shared};
+use crate::writer::{self, Shared, away::Absent};
 
 /// The store. Dropping it lets the writers finish what they have; [`RedisStore::close`] waits for that.
 pub struct RedisStore {
@@ -57,6 +57,7 @@ impl RedisStore {
             secrets: Secrets::new(&config.cluster, &config.keys),
             held: Held::new(config.shards),
             lease: Lease::new(),
+            absent: Absent::default(),
             desk: Arc::new(Desk::new(config.queue, config.queue_bytes, metrics)),
             batch: config.batch,
             in_flight: config.in_flight,

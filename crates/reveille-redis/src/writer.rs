@@ -5,6 +5,8 @@
 //! meanwhile goes with its next call, as one. That keeps order without numbering what is on the wire, and makes it safe to repeat a
 //! call whose reply was lost: the fence tells whether it took effect, since nothing of the shard can have come after it.
 
+pub(crate) mod away;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +32,7 @@ use crate::reply::refusal;
 use crate::seal::Sealer;
 use crate::secrets::Secrets;
 use crate::topology::Table;
+use away::{Absent, Away};
 
 /// What a store and its writers share.
 pub(crate) struct Shared {
@@ -38,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) secrets: Secrets,
     pub(crate) held: Held,
     pub(crate) lease: Lease,
+    pub(crate) absent: Absent,
     pub(crate) desk: Arc<Desk>,
     pub(crate) batch: usize,
     pub(crate) in_flight: usize,
@@ -56,12 +60,14 @@ struct Server {
     /// It gave no replies: until then it is left in peace.
     rests_until: Option<Instant>,
     pauses: ExponentialBackoff,
+    /// A write was given up here, and none has been answered since.
+    away: Option<Away>,
 }
 
 impl Server {
     fn new(endpoint: Endpoint) -> Self {
         let (ready, again) = (VecDeque::new(), VecDeque::new());
-        Server { endpoint, ready, again, in_flight: 0, rests_until: None, pauses: backoff::pauses() }
+        Server { endpoint, ready, again, in_flight: 0, rests_until: None, pauses: backoff::pauses(), away: None }
     }
 
     fn has_work(&self) -> bool {
@@ -83,6 +89,7 @@ impl Server {
 /// A batch whose replies came, or will not.
 struct Done {
     endpoint: Endpoint,
+    /// None: it was only asked whether it is back.
     calls: Vec<Call>,
     round: Round,
     began: Instant,
@@ -129,6 +136,7 @@ impl Writer {
                 return;
             }
             let rested = waiting().filter_map(|server| server.rests_until);
+            let rested = rested.chain(self.servers.iter().filter_map(|server| server.away.as_ref()?.due()));
             let wake = self.resting.iter().map(|(at, _)| *at).chain(rested).min();
             tokio::select! {
                 count = inbox.recv_many(&mut jobs, MOST_JOBS), if open => {
@@ -180,6 +188,10 @@ impl Writer {
         self.follow_topology();
         let now = clock::now();
         for at in 0..self.servers.len() {
+            if self.is_away(at, now) {
+                self.decide_without(at, now);
+                continue;
+            }
             if self.servers[at].rests_until.is_some_and(|until| now < until) {
                 continue;
             }
@@ -229,6 +241,9 @@ impl Writer {
             if self.may_go(&call, now) {
                 records += call.writes.len();
                 calls.push(call);
+            } else if now >= call.give_up {
+                self.give_up(call, now);
+                return calls;
             } else {
                 self.end(call, now, |_| Fate::Unknown);
             }
@@ -266,6 +281,10 @@ impl Writer {
     fn finish(&mut self, done: Done) {
         let Done { endpoint, calls, round, began } = done;
         let now = clock::now();
+        self.look_at(&endpoint, &round, calls.is_empty(), now);
+        if calls.is_empty() {
+            return;
+        }
         self.shared.desk.metrics.batch_duration.observe(now.saturating_duration_since(began).as_secs_f64());
         if let Some(server) = self.servers.iter_mut().find(|server| server.endpoint == endpoint) {
             server.returned(round.lost, now);
@@ -295,7 +314,7 @@ impl Writer {
                     let at = (now + pause).min(call.give_up);
                     self.resting.push((at, call));
                 }
-                Outcome::Redirected | Outcome::Later => self.end(call, now, |_| Fate::Unknown),
+                Outcome::Redirected | Outcome::Later => self.give_up(call, now),
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use reveille_redis::{CommandError, RedisConfig, WaitReplicas};
 use reveille_registrar::replica::{Replica, StoreError};
+use reveille_runtime::clock;
 use support::{Node, Server, aor, config, load, say, soon, until, write};
 
 /// Connections die under load, replies are lost with them: every write is answered once, in order, and every acknowledged one is
@@ -85,9 +86,48 @@ async fn a_silent_server_is_given_up_in_time() {
     assert_eq!(read, Err(CommandError::Unavailable));
     server.signal("CONT");
     // What was given up may have been written; what comes after it holds.
-    assert_eq!(node.write(3, 3, "alice", Some("three")), Ok(()));
+    tokio::task::block_in_place(|| until("it takes writes", || node.write(3, 3, "alice", Some("three")) == Ok(())));
     assert!(node.store.is_healthy());
     assert_eq!(node.load(3), BTreeMap::from([("alice@example.com".to_owned(), "three".to_owned())]));
+}
+
+/// Once a write had its whole time in vain, those that come after it are answered at once, whatever else is silent or gone; when the
+/// server is back it is noticed though nobody writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_first_write_waits_for_a_server_that_is_away() {
+    for silent in [true, false] {
+        let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
+        let write_timeout = Duration::from_secs(4);
+        let config =
+            RedisConfig { response_timeout: Duration::from_millis(500), write_timeout, ..config(server.mode(), "n1") };
+        let node = Node::owner(&config).await;
+        assert_eq!(node.write(3, 1, "alice", Some("one")), Ok(()));
+        if silent {
+            server.signal("STOP")
+        } else {
+            server.kill()
+        }
+        let began = clock::now();
+        assert_eq!(node.write(3, 2, "alice", Some("two")), Err(StoreError::Unavailable));
+        let first = clock::now() - began;
+        assert!(first >= write_timeout, "it may only have been slow: {first:?}");
+        // Sixty that together take less than one alone would have. Of other shards, too.
+        let began = clock::now();
+        for id in 3..63 {
+            assert_eq!(node.write(id as u16, id, "bob", Some("x")), Err(StoreError::Unavailable));
+        }
+        assert!(clock::now() - began < write_timeout, "{:?}", clock::now() - began);
+        if silent {
+            server.signal("CONT")
+        } else {
+            server.run()
+        }
+        let there = || say(server.port, &["EXISTS", "rv:lab:{3}:probe"]) == ":1";
+        tokio::task::block_in_place(|| until("the server is asked", there));
+        // The question was answered when its key is there, or very nearly.
+        tokio::task::block_in_place(|| until("it takes writes", || node.write(3, 99, "alice", Some("x")) == Ok(())));
+        assert_eq!(node.load(3).get("alice@example.com").map(String::as_str), Some("x"));
+    }
 }
 
 /// However much waits for a server that is gone, it is tried now and then, and not by everything that waits.

@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::Context;
 use prometheus::Registry;
-use reveille_edge::{BoundListener, Edge};
+use reveille_edge::{BoundListener, Edge, TicketKeys};
 use reveille_pns::{Hosting, Services, SharedCredentials};
 use reveille_proxy::{
     auth::{Digest, FileUsers, NonceKeys, Users},
@@ -45,12 +45,14 @@ use crate::{
         AdminServer, Health, Reason,
         api::{self, Api},
     },
-    cluster::{self, ClusterKeys, Membership, View},
+    cluster::{self, ClusterKeys, Membership, TicketSharing, View},
     config::Config,
 };
 
 /// How long the start waits for push credentials to be fetched; a push service that is away does not hold up a node.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// How long before that who still waits is told that it was in vain.
+const LAST_WORD: Duration = Duration::from_millis(250);
 /// How long connections may take to close when a drain's time is up.
 const CLOSING: Duration = Duration::from_secs(1);
 /// How often what can change by itself is looked at for readiness.
@@ -110,7 +112,12 @@ impl Node {
         let mut hosting = Hosting::new(registry.clone(), runtime.clone(), fatal.clone());
         hosting.shared = common.clone().map(|common| Arc::new(common) as Arc<dyn SharedCredentials>);
         let services = reveille_pns::start(pushes, hosting).await?;
-        let edge = Edge::prepare(settings::edge(&config, tokens), &registry)?;
+        let tickets = match &storage {
+            Storage::Redis(store) if config.node.roles.edge => Some((TicketKeys::new(), Arc::clone(store))),
+            _ => None,
+        };
+        let ticket_keys = tickets.as_ref().map(|(keys, _)| Arc::clone(keys));
+        let edge = Edge::prepare(settings::edge(&config, tokens, ticket_keys), &registry)?;
         let count = config.node.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let (workers, seats) = Workers::new(count, config.limits.worker_queue);
         let registrar = Registrar::spawn(
@@ -146,7 +153,10 @@ impl Node {
             closing: AtomicBool::new(false),
             salt: rand::random(),
         });
-        let tasks = seats.start(&shared);
+        let mut tasks = seats.start(&shared);
+        if let Some((keys, store)) = tickets {
+            tasks.push(TicketSharing::new(store, keys).start().await);
+        }
         services.warm_up(WARM_UP).await;
         let edge = edge.start(Arc::clone(&workers) as Arc<dyn Ingress>);
         let membership = match (&config.cluster, view, fenced, &storage) {
@@ -274,7 +284,9 @@ impl Node {
         let refusing = async {
             tokio::time::sleep(left / 2).await;
             self.shared.closing.store(true, Ordering::Relaxed);
-            tokio::time::sleep(left / 2 + CLOSING).await;
+            tokio::time::sleep((left / 2).saturating_sub(LAST_WORD)).await;
+            self.workers.give_up().await;
+            tokio::time::sleep(LAST_WORD + CLOSING).await;
             false
         };
         let closed = tokio::select! {

@@ -53,6 +53,7 @@ impl Bench {
             outbound: OutboundSettings { roots: Roots::None, ..OutboundSettings::default() },
             cluster: None,
             tokens: TokenRing::random(),
+            tickets: None,
             sip: reveille_sip::limits::Limits::default(),
         };
         let (message_sender, messages) = mpsc::unbounded_channel();

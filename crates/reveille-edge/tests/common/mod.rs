@@ -117,6 +117,7 @@ pub(crate) fn settings(listeners: Vec<ListenerSettings>) -> EdgeSettings {
         outbound: OutboundSettings { roots: Roots::None, ..OutboundSettings::default() },
         cluster: None,
         tokens: TokenRing::random(),
+        tickets: None,
         sip: reveille_sip::limits::Limits::default(),
     }
 }

@@ -4,6 +4,7 @@ mod bench;
 mod bob;
 mod calls;
 mod dialogs;
+mod drain;
 mod moves;
 mod nodes;
 mod rebound;

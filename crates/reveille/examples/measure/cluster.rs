@@ -46,7 +46,7 @@ struct Field {
 
 impl Field {
     /// Redis and the lab, without a node.
-    async fn new(users: usize) -> Self {
+    async fn new(users: usize, standby: bool) -> Self {
         let redis = Redis::with_fsync("everysec");
         let extra = format!(
             r#"{EXTRA}
@@ -70,6 +70,7 @@ name = "lab"
 key_files = ["secret"]
 server_name = "reveille-node"
 lease = "{}s"
+standby = {standby}
 "#,
             redis.port,
             LEASE.as_secs()
@@ -147,6 +148,35 @@ lease = "{}s"
         sum as usize
     }
 
+    /// A metric over all homes.
+    async fn of_homes(&self, metric: &str) -> f64 {
+        let mut sum = 0.0;
+        for (_, node) in self.of("home") {
+            sum += node.metric(metric).await;
+        }
+        sum
+    }
+
+    /// Waits until every shard is followed by the home that would take it over.
+    async fn warm(&self, standby: bool) {
+        if !standby || self.of("home").count() < 2 {
+            return;
+        }
+        let start = clock::now();
+        while self.of_homes("reveille_standby_shards_warm").await < f64::from(SHARDS) {
+            assert!(clock::now() < start + PATIENCE, "shards are not followed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let records = self.of_homes("reveille_standby_records").await;
+        let bytes = self.of_homes("reveille_standby_bytes").await;
+        println!(
+            "every shard followed after {:.1} s: {records} records, {:.0} octets each; {}",
+            seconds(start),
+            bytes / records.max(1.0),
+            self.memory()
+        );
+    }
+
     /// The node that owns the bindings of a user, and its tag.
     async fn home_of(&self, n: usize) -> String {
         let (_, any) = self.of("edge").next().unwrap();
@@ -191,8 +221,8 @@ lease = "{}s"
 
 /// From the death of a home to the first answer about each of its users. Half of them ask at once and wait, the others ask for
 /// the first time about when the shards get their next owner, which has not read them yet.
-pub(crate) async fn takeover(bindings: usize) {
-    let mut field = Field::new(PROBED).await;
+pub(crate) async fn takeover(bindings: usize, standby: bool) {
+    let mut field = Field::new(PROBED, standby).await;
     let (empty, start) = (resident(field.redis.pid()), clock::now());
     fill::bindings(&field.lab, field.redis.port, SHARDS, &field.param, bindings).await;
     let each_in_redis = (resident(field.redis.pid()) - empty) / bindings as u64;
@@ -209,6 +239,7 @@ pub(crate) async fn takeover(bindings: usize) {
     }
     field.settled(bindings).await;
     println!("five nodes started and every binding in memory after {:.1} s; {}", seconds(start), field.memory());
+    field.warm(standby).await;
     println!(
         "| Killed | Lease left ms | AORs | kill to 200, less the lease, ms: p50 | p99 | max | lease's end to 200 ms: p50 | p99 | max | first asked after the takeover ms: p50 | p99 | max | refused | hydrated after s |\n\
          |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
@@ -224,6 +255,7 @@ pub(crate) async fn takeover(bindings: usize) {
         }
         let mut probe = Probe::new(&users, &field.edges());
         probe.run(clock::now(), &vec![Duration::ZERO; users.len()]); // credentials
+        let (read, redis) = (field.of_homes("reveille_redis_records_read_total").await, field.redis_cpu());
         // Not always in the same moment between two renewals.
         tokio::time::sleep(LEASE / 3 * kill as u32 / KILLS as u32).await;
         let left = field.lease_left(&victim);
@@ -258,11 +290,19 @@ pub(crate) async fn takeover(bindings: usize) {
             row(&mut touched, Duration::ZERO),
             hydrated.as_secs_f64()
         );
-        println!("{}", field.memory());
+        // Counters begin anew with a process; those that live have theirs.
+        let read_now = field.of_homes("reveille_redis_records_read_total").await;
+        println!(
+            "{}; records held beside {}; sum of records read by the living {read_now:.0} (before the kill {read:.0} with the victim's); Redis CPU since {:.2} s",
+            field.memory(),
+            field.of_homes("reveille_standby_records").await,
+            (field.redis_cpu() - redis).as_secs_f64()
+        );
         field.add(&victim).await;
         let start = clock::now();
         field.settled(bindings).await;
         println!("{victim} is back and has its bindings {:.1} s after it served", seconds(start));
+        field.warm(standby).await;
     }
     println!(
         "all {} AORs that waited, kill to 200 less the lease: p50 | p99 | max {}",
@@ -295,10 +335,10 @@ fn seconds(since: Instant) -> f64 {
 pub(crate) async fn spread(count: usize) {
     const USERS: usize = 10_000;
     println!(
-        "| Homes | In flight | Refreshes/s | CPU µs/refresh: edges | homes | redis | all | p50 ms | p99 ms |\n|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+        "| Homes | Standby | In flight | Refreshes/s | CPU µs/refresh: edges | homes | redis | all | p50 ms | p99 ms |\n|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"
     );
-    for homes in [1, 3, 1, 3] {
-        let mut field = Field::new(USERS).await;
+    for (homes, standby) in [(1, true), (3, true), (3, false), (1, true), (3, false), (3, true)] {
+        let mut field = Field::new(USERS, standby).await;
         for home in 1..=homes {
             field.add(&format!("home{home}")).await;
         }
@@ -315,6 +355,7 @@ pub(crate) async fn spread(count: usize) {
         drive(&mut loads, half, 32); // everybody registers
         drive(&mut loads, half, 32); // and refreshes once
         field.settled(USERS).await;
+        field.warm(standby).await;
         for in_flight in [16, 64, 256] {
             let usage = |field: &Field| [field.cpu("edge"), field.cpu("home"), field.redis_cpu()];
             let (before, start) = (usage(&field), clock::now());
@@ -323,7 +364,7 @@ pub(crate) async fn spread(count: usize) {
             let [edges, homes_cpu, redis] = [0, 1, 2].map(|at| each(after[at] - before[at], count));
             let (p50, p99) = (quantile(&mut latencies, 0.5), quantile(&mut latencies, 0.99));
             println!(
-                "| {homes} | {in_flight} | {:.0} | {edges:.1} | {homes_cpu:.1} | {redis:.1} | {:.1} | {p50:.2} | {p99:.2} |",
+                "| {homes} | {standby} | {in_flight} | {:.0} | {edges:.1} | {homes_cpu:.1} | {redis:.1} | {:.1} | {p50:.2} | {p99:.2} |",
                 count as f64 / took,
                 edges + homes_cpu + redis
             );

@@ -1,7 +1,7 @@
 //! What a node costs: processor time, latency and memory of a whole `reveille serve` process under load from outside it.
 //!
 //! `cargo run --release --example measure -- WHAT...` with any of `udp`, `tls`, `connect`, `wake`, `memory`, and of a cluster
-//! over a real redis-server `takeover` and `spread`; Linux only. The
+//! over a real redis-server `takeover`, the same without standbys `takeover-cold`, and `spread`; Linux only. The
 //! figures in `docs/performance.md` come from here. The node is another process of this very program (`measure serve -c FILE`
 //! is `reveille serve -c FILE`), so that its processor time and memory can be told from those of the load. `COUNT=n` before a
 //! name in the arguments sets how many refreshes, phones or bindings the next measurement uses.
@@ -54,7 +54,8 @@ async fn main() {
             "tls" => phones::refreshes(count.take().unwrap_or(50_000)).await,
             "connect" => phones::connects(count.take().unwrap_or(2_000)).await,
             "wake" => phones::wake_ups(count.take().unwrap_or(1_000)).await,
-            "takeover" => cluster::takeover(count.take().unwrap_or(1_000_000)).await,
+            "takeover" => cluster::takeover(count.take().unwrap_or(1_000_000), true).await,
+            "takeover-cold" => cluster::takeover(count.take().unwrap_or(1_000_000), false).await,
             "spread" => cluster::spread(count.take().unwrap_or(100_000)).await,
             other => panic!("what is {other}?"),
         }

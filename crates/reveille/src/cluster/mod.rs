@@ -6,6 +6,7 @@
 //! * `watch` is what it hears from the other nodes, `status` what it says to operators;
 //! * `shared` is what they share beside bindings: credentials and marks that live for a time;
 //! * `standby` chooses the shards whose feeds are followed, `promises` takes in what other nodes had promised while Redis was away;
+//! * `tickets` keeps the keys of TLS session tickets the same at all edges;
 //! * `tap` hears which writes the fence refused.
 
 mod driver;
@@ -15,6 +16,7 @@ mod shared;
 mod standby;
 mod status;
 mod tap;
+mod tickets;
 mod view;
 mod watch;
 
@@ -33,6 +35,7 @@ pub use self::{
     shared::SharedStore,
     status::{NodeStatus, StandbyInfo, Status},
     tap::Tapped,
+    tickets::TicketSharing,
     view::View,
 };
 use crate::admin::Health;

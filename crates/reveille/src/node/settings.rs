@@ -1,11 +1,12 @@
 //! What each part is told, from the one configuration.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use prometheus::Registry;
 use reveille_edge::{
-    ClusterTls, EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, TimeoutSettings, TokenRing,
+    ClusterTls, EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, TicketKeys, TimeoutSettings,
+    TokenRing,
 };
 use reveille_pns::{ApnsSettings, FcmSettings, WebPushSettings};
 use reveille_proxy::{
@@ -98,7 +99,7 @@ pub(super) fn registrar(
     })
 }
 
-pub(super) fn edge(config: &Config, tokens: TokenRing) -> EdgeSettings {
+pub(super) fn edge(config: &Config, tokens: TokenRing, tickets: Option<Arc<TicketKeys>>) -> EdgeSettings {
     let limits = &config.limits;
     EdgeSettings {
         node: config.cluster.as_ref().map_or(NodeTag(0), |_| cluster::tag(&config.node.id)),
@@ -134,6 +135,7 @@ pub(super) fn edge(config: &Config, tokens: TokenRing) -> EdgeSettings {
             server_name: cluster.server_name.clone(),
         }),
         tokens,
+        tickets,
         sip: SipLimits { message: limits.message_size, ..SipLimits::default() },
     }
 }

@@ -173,6 +173,18 @@ lease = "2s"
         shown["bindings"][0]["cseq"].as_u64()
     }
 
+    /// So many users, beside those that every lab has, whose bindings that node owns.
+    pub(crate) async fn users_at(&self, node: &str, count: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        for user in (0..MANY).map(|n| format!("u{n}")) {
+            if found.len() < count && self.home_of(&user).await == node {
+                found.push(user);
+            }
+        }
+        assert_eq!(found.len(), count, "{node} owns too little");
+        found
+    }
+
     /// Runs an operator's command against a node; what it printed.
     pub(crate) fn command(&self, node: &str, arguments: &[&str]) -> String {
         self.command_at(self.node(node).admin(), arguments)

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
 mod credentials;
+mod drain;
 mod field;
 mod partition;
 #[path = "../process/mod.rs"]
@@ -10,6 +11,7 @@ mod process;
 mod redis;
 mod standby;
 mod takeover;
+mod tickets;
 
 use std::time::Duration;
 

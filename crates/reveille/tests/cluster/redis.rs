@@ -48,6 +48,20 @@ impl Redis {
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.port, self.dir.path(), self.fsync);
     }
+
+    /// Starts it again as one that has lost everything.
+    pub(crate) fn restart_empty(&mut self) {
+        self.dir = tempfile::tempdir().expect("a folder");
+        self.restart();
+    }
+
+    /// What it answers to a command, with nested answers as lines.
+    pub(crate) fn say(&self, command: &[&str]) -> String {
+        let port = self.port.to_string();
+        let said = Command::new("redis-cli").args(["-p", &port]).args(command).output();
+        let said = said.expect("redis-cli comes with redis-server (Debian package redis-tools)");
+        String::from_utf8_lossy(&said.stdout).trim().to_owned()
+    }
 }
 
 impl Drop for Redis {

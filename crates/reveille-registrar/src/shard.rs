@@ -31,12 +31,12 @@ use reveille_runtime::deadline::DeadlineQueue;
 use reveille_sip::uri::Uri;
 
 pub use budget::PushLimits;
-pub use pace::Pace;
-pub use refresh::RefreshRules;
 pub use message::{
     Amendment, BindingView, ContactUpdate, ContactsUpdate, HomeEvent, NextRequest, Now, PushOrder, RegisterError,
     RegisterRequest, ResolveRequest, ShardInput, ShardOutput, Target, WakeRequest, WorkerRef,
 };
+pub use pace::Pace;
+pub use refresh::RefreshRules;
 
 use self::{
     bucket::{Active, Effect},

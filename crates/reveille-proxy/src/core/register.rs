@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reveille_push::{
-    Provider,
+    Provider, PushClass,
     caps::Announcement,
     target::{self, ContactPush},
 };
@@ -179,6 +179,10 @@ impl Core {
         let pnsreg = contact.params.get("+sip.pnsreg").is_some();
         let push =
             if asked == 0 { None } else { self.check_push(request, origin, &uri, expires, pnsreg, announcements)? };
+        let expires = match &push {
+            Some(target) if !self.can_be_refreshed(target) => expires.max(limits.voip_expires), // P-098
+            _ => expires,
+        };
         let instance = contact.params.get_unquoted("+sip.instance").map(str::to_owned);
         let reg_id = match contact.params.get("reg-id").flatten() {
             None => None,
@@ -197,6 +201,12 @@ impl Core {
                 None => format!("{text};{name}"),
             });
         Ok(ContactUpdate { uri: contact.uri.to_owned(), params, q, expires, instance, reg_id, push, pnsreg })
+    }
+
+    /// Whether a phone can be woken to refresh.
+    fn can_be_refreshed(&self, target: &reveille_push::PushTarget) -> bool {
+        // The target itself knows, as a rule; the other question is what the operator has allowed beyond that.
+        target.can_wake(PushClass::Refresh) || self.shared.pushes.can_wake(target, PushClass::Refresh)
     }
 
     /// RFC 8599 §5.6.1 for one Contact: the push target to keep, if any, and what the 200 will announce.

@@ -191,14 +191,7 @@ impl Shard {
     }
 
     /// Until when a push that is due has to wait; [`NEVER`] where it may not be sent at all.
-    fn put_off(
-        &self,
-        now: Now,
-        aor: &Aor,
-        binding: &Binding,
-        target: &PushTarget,
-        course: &mut Course,
-    ) -> Option<u64> {
+    fn put_off(&self, now: Now, aor: &Aor, binding: &Binding, target: &PushTarget, course: &mut Course) -> Option<u64> {
         let rest = binding.expires_at.saturating_sub(now.unix);
         // P-098, P-151.
         if !self.services.can_wake(target, PushClass::Refresh) {

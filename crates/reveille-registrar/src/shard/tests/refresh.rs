@@ -301,7 +301,8 @@ fn p097_the_node_keeps_to_its_rate() {
     }
     // 119 s at 5 a second.
     assert!((550..=600).contains(&sent), "{sent}");
-    let counted = |event: &str| stages.iter().map(|s| s.metrics.refreshes.with_label_values(&[event]).get()).sum::<u64>();
+    let counted =
+        |event: &str| stages.iter().map(|s| s.metrics.refreshes.with_label_values(&[event]).get()).sum::<u64>();
     assert!(counted("put_off") > 0 && counted("crowded_out") > 0);
 }
 

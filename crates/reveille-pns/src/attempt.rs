@@ -47,6 +47,7 @@ async fn drive(
             class: job.class,
             ttl: job.ttl(clock::now()),
             attempt: job.attempts.saturating_add(u32::try_from(dead.len()).unwrap_or(u32::MAX)),
+            repeat: job.attempts,
             id: job.correlation,
             now: wall_now(),
         };

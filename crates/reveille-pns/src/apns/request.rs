@@ -114,6 +114,7 @@ mod tests {
             class,
             ttl: Duration::from_secs(600),
             attempt: 0,
+            repeat: 0,
             id: 7,
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(NOW),
         };

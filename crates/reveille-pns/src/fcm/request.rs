@@ -58,7 +58,7 @@ mod tests {
             (PushClass::Refresh, 9_999_999, "NORMAL", "2419200s", "sip-reg"),
         ] {
             let ttl = Duration::from_secs(ttl);
-            let push = Push { target: &target, class, ttl, attempt: 0, id: 1, now: SystemTime::UNIX_EPOCH };
+            let push = Push { target: &target, class, ttl, attempt: 0, repeat: 0, id: 1, now: SystemTime::UNIX_EPOCH };
             let request = build("https://fcm.googleapis.com/v1/projects/p/messages:send", &push, &auth, &Opaque::new());
             let (head, body) = request.unwrap().into_parts();
             assert_eq!(head.headers["authorization"], "Bearer abc");

@@ -24,7 +24,7 @@ pub(super) fn build(
         PushClass::Call => push.ttl.min(LONGEST_CALL),
         PushClass::Request | PushClass::Refresh => push.ttl,
     };
-    let urgency = match (push.class, push.attempt) {
+    let urgency = match (push.class, push.repeat) {
         (PushClass::Call, _) => "high",
         (PushClass::Request, _) => "normal",
         (PushClass::Refresh, 0) => "low",

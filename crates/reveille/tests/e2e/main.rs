@@ -10,6 +10,7 @@ mod calls;
 mod failures;
 mod flows;
 mod forking;
+mod refresh;
 mod registration;
 mod restart;
 mod rsip_peer;

@@ -14,16 +14,19 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use parking_lot::Mutex;
 use reveille::lab::{DOMAIN, Lab, LabOptions};
+use reveille_testkit::redis::Redis;
 use serde_json::Value;
 use tokio::{
     sync::watch,
+    task::block_in_place,
     time::{Instant, sleep},
 };
 
 use crate::{
+    callers::Callers,
     node::{self, Node},
-    redis::Redis,
-    relay::{Link, Pids, Relay, Route, Weather},
+    relay::{Link, Relay, Relays, Route, Weather},
+    servers::{Arrangement, Servers},
     witness::{Senders, Witness},
 };
 
@@ -35,6 +38,8 @@ pub(crate) const NAME: &str = "faults";
 const FEED_LENGTH: u32 = 20_000;
 /// How long the cluster may take to be steady again: generous, since the machine may be busy. It is no measure of the cluster.
 const STEADY_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a node is started until it serves.
+const STARTS: u32 = 5;
 const POLL: Duration = Duration::from_millis(50);
 /// `node.drain_timeout`: the default of the program.
 const DRAIN_TIMEOUT: &str = "\"30s\"";
@@ -58,7 +63,6 @@ pub(crate) struct Seat {
     config: PathBuf,
     log: PathBuf,
     cluster: Relay,
-    redis: Relay,
 }
 
 /// An edge as phones know it.
@@ -84,10 +88,8 @@ pub(crate) struct Cluster {
     pub(crate) seats: Vec<Seat>,
     /// The push services and the credentials.
     pub(crate) lab: Lab,
-    /// The server that the nodes are led to.
-    pub(crate) redis: Redis,
-    /// Its replica. A write is acknowledged when both have it.
-    standby: Redis,
+    /// Where the nodes keep what they know. A write is acknowledged when a replica has it too.
+    pub(crate) redis: Servers,
     /// The links.
     pub(crate) weather: watch::Sender<Weather>,
     /// The edges that phones are told of.
@@ -96,13 +98,13 @@ pub(crate) struct Cluster {
     pub(crate) killed: Killed,
     /// Who writes to it.
     pub(crate) witness: Witness,
-    master: watch::Sender<SocketAddr>,
-    senders: Senders,
-    pids: Pids,
+    relays: Relays,
+    callers: Callers,
 }
 
 /// How a cluster is made.
 pub(crate) struct Plan<'a> {
+    pub(crate) redis: Arrangement,
     pub(crate) homes: u8,
     pub(crate) edges: u8,
     pub(crate) lease: Duration,
@@ -113,8 +115,6 @@ pub(crate) struct Plan<'a> {
 impl Cluster {
     /// Starts everything and waits until it is steady.
     pub(crate) async fn start(plan: Plan<'_>) -> anyhow::Result<Self> {
-        let redis = Redis::start().await?;
-        let standby = redis.start_replica().await?;
         // An INVITE is refused well before the 32 s after which its sender gives up.
         let push = "call_wait = \"15s\"".to_owned();
         let registrar = format!("shards = {SHARDS}");
@@ -124,27 +124,17 @@ impl Cluster {
         fs::write(lab.folder().join("cluster-key.pem"), cert.key_pem)?;
         fs::write(lab.folder().join("secret"), "5e".repeat(32))?;
         let count = usize::from(plan.homes) + usize::from(plan.edges);
-        let (weather, _) = watch::channel(Weather { redis: vec![Link::Open; count], peers: vec![Link::Open; count] });
-        let pids: Pids = Arc::new(Mutex::new(vec![None; count]));
-        let (master, watched) = watch::channel(redis.addr());
-        let senders = Senders::default();
-        let witness = Witness::start(watched, Arc::clone(&senders));
-        let mut cluster = Self {
-            witness,
-            master,
-            senders,
-            seats: Vec::new(),
-            lab,
-            redis,
-            standby,
-            weather,
-            edges: Edges::default(),
-            killed: Killed::default(),
-            pids,
-        };
+        let (weather, watched) =
+            watch::channel(Weather { redis: vec![Link::Open; count], peers: vec![Link::Open; count] });
+        let callers = Callers::new(count);
+        let relays = Relays { weather: watched, callers: callers.clone(), senders: Senders::default() };
+        let redis = block_in_place(|| Servers::start(plan.redis, &relays)).context("Redis")?;
+        let witness = Witness::start(redis.all().iter().map(Redis::addr), &relays.senders);
+        let (seats, edges, killed) = (Vec::new(), Edges::default(), Killed::default());
+        let mut cluster = Self { seats, lab, redis, weather, edges, killed, witness, relays, callers };
         for seat in 0..count {
             let role = if seat < usize::from(plan.homes) { Role::Home } else { Role::Edge };
-            let made = cluster.furnish(seat, role, plan.lease, plan.logs).await?;
+            let made = cluster.furnish(seat, role, plan.lease, plan.logs)?;
             cluster.seats.push(made);
         }
         for seat in 0..count {
@@ -155,28 +145,32 @@ impl Cluster {
     }
 
     /// Opens the relays of a node and writes its configuration.
-    async fn furnish(&self, seat: usize, role: Role, lease: Duration, logs: &Path) -> anyhow::Result<Seat> {
+    fn furnish(&self, seat: usize, role: Role, lease: Duration, logs: &Path) -> anyhow::Result<Seat> {
         let host = Ipv4Addr::new(127, 0, 1, u8::try_from(seat + 1)?);
-        let open = |route| {
-            Relay::open(host, route, self.weather.subscribe(), Arc::clone(&self.pids), Arc::clone(&self.senders))
-        };
-        let (cluster, redis) = (open(Route::Peer(seat)).await?, open(Route::Redis(seat)).await?);
-        redis.lead(Some(self.redis.addr()));
+        let cluster = self.relays.open(host, Route::Peer(seat))?;
         let name = match role {
             Role::Home => format!("home{}", seat + 1),
             Role::Edge => format!("edge{}", seat + 1),
         };
         let config = self.lab.folder().join(format!("{name}.toml"));
         let text = fs::read_to_string(self.lab.config_file())?;
-        fs::write(&config, configuration(&text, &name, role, host, lease, (cluster.addr, redis.addr))?)?;
-        Ok(Seat { log: logs.join(format!("{name}.log")), name, role, node: None, config, cluster, redis })
+        fs::write(&config, configuration(&text, &name, role, host, lease, (&self.redis.settings(), cluster.addr))?)?;
+        Ok(Seat { log: logs.join(format!("{name}.log")), name, role, node: None, config, cluster })
     }
 
     /// Starts the node of a place.
     pub(crate) async fn run(&mut self, seat: usize) -> anyhow::Result<()> {
         let place = self.seats.get_mut(seat).context("no such node")?;
-        let begun = |pid| self.pids.lock()[seat] = Some(pid);
-        let node = Node::start(&place.config, &place.log, begun).await.with_context(|| place.name.clone())?;
+        let begun = |pid| self.callers.begins(seat, pid);
+        // A node that does not reach Redis when it starts ends, and is started again as by an orchestrator.
+        let mut attempts = 1..STARTS;
+        let node = loop {
+            match Node::start(&place.config, &place.log, begun).await {
+                Ok(node) => break node,
+                Err(error) if attempts.next().is_none() => return Err(error).with_context(|| place.name.clone()),
+                Err(_) => {}
+            }
+        };
         place.cluster.lead(node.listeners.last().copied());
         if place.role == Role::Edge {
             let addr = *node.listeners.first().context("an edge without a listener")?;
@@ -208,24 +202,10 @@ impl Cluster {
 
     /// Nothing listens any more where a node was.
     pub(crate) fn vacate(&self, seat: usize) {
-        self.pids.lock()[seat] = None;
+        self.callers.ends(seat);
         if let Some(place) = self.seats.get(seat) {
             place.cluster.lead(None);
         }
-    }
-
-    /// The replica takes the place of its master, which is dead, and gets a replica of its own.
-    pub(crate) async fn fail_over(&mut self) -> anyhow::Result<()> {
-        // The witness first, so that it misses nothing.
-        self.master.send_replace(self.standby.addr());
-        sleep(POLL).await;
-        self.standby.promote().await?;
-        std::mem::swap(&mut self.redis, &mut self.standby);
-        for seat in &self.seats {
-            seat.redis.lead(Some(self.redis.addr()));
-        }
-        self.standby = self.redis.start_replica().await?;
-        Ok(())
     }
 
     /// The node of a place.
@@ -257,8 +237,8 @@ impl Cluster {
 
     /// What keeps the cluster from being steady.
     async fn unsteady(&self) -> anyhow::Result<Option<String>> {
-        if !self.standby.is_linked().await? {
-            return Ok(Some("the replica of Redis does not follow".to_owned()));
+        if let Some(problem) = self.redis.unsteady() {
+            return Ok(Some(problem));
         }
         let mut first = None;
         for (seat, place) in self.seats.iter().enumerate() {
@@ -328,14 +308,14 @@ pub(crate) fn probes() -> Vec<String> {
     found.into_iter().flatten().collect()
 }
 
-/// The lab's configuration with this node's name, listeners and part in the cluster. `relays`: cluster listener and Redis.
+/// The lab's configuration with this node's name, listeners and part in the cluster. `ways`: to Redis, and to this node.
 fn configuration(
     lab: &str,
     name: &str,
     role: Role,
     host: Ipv4Addr,
     lease: Duration,
-    relays: (SocketAddr, SocketAddr),
+    ways: (&str, SocketAddr),
 ) -> anyhow::Result<String> {
     let (head, rest) = lab.split_once("[[listener]]").context("the lab's configuration has no listener")?;
     let (_, tail) = rest.split_once("[admin]").context("the lab's configuration has no admin port")?;
@@ -364,8 +344,7 @@ purpose = "cluster"
 kind = "redis"
 
 [store.redis]
-urls = ["redis://{}"]
-mode = "standalone"
+{}
 timeout = "1s"
 feed_length = {FEED_LENGTH}
 wait_replicas = 1
@@ -378,8 +357,8 @@ advertise = "{}"
 lease = "{}"
 
 [admin]{tail}"#,
-        relays.1,
-        relays.0,
+        ways.0,
+        ways.1,
         humantime::format_duration(lease),
     )?;
     Ok(text.replace("HOST", &host.to_string()).replace("127.0.0.1:0", &format!("{host}:0")))

@@ -34,7 +34,7 @@ pub(crate) enum Kind {
     CutPeers,
     /// Redis is killed and started again.
     RestartRedis,
-    /// Redis is killed, and its replica takes its place.
+    /// A master of Redis is killed, and its replica takes its place.
     FailOver,
     /// Redis answers late.
     SlowRedis,
@@ -194,16 +194,14 @@ impl Fault {
                 cluster.weather.send_modify(|weather| weather.peers[seat] = Link::Open);
             }
             Kind::RestartRedis => {
-                cluster.redis.kill().await?;
+                cluster.redis.kill();
                 sleep(self.hold).await;
-                cluster.redis.restart().await?;
+                cluster.redis.revive()?;
             }
             Kind::FailOver => {
                 // What the checker has read from the feeds must have reached the replica, as all that is older has.
                 sleep(Duration::from_millis(100)).await;
-                cluster.redis.kill().await?;
-                sleep(self.hold).await;
-                cluster.fail_over().await?;
+                cluster.redis.fail_over(self.victim, self.hold).await?;
             }
             Kind::SlowRedis => {
                 cluster.weather.send_modify(|weather| weather.redis.fill(self.link));

@@ -5,12 +5,13 @@
 //! another; a version that comes a second time or goes back, as it would if two owners counted on from the same number; an entry
 //! that is gone.
 
-use std::net::SocketAddr;
-
 use anyhow::Context;
 use redis::aio::MultiplexedConnection;
 
-use crate::cluster::{NAME, SHARDS};
+use crate::{
+    cluster::{NAME, SHARDS},
+    servers::Servers,
+};
 
 /// Follows all shards.
 pub(crate) struct FeedChecker {
@@ -48,11 +49,11 @@ impl FeedChecker {
     ///
     /// # Errors
     /// When Redis cannot be read.
-    pub(crate) async fn check(&mut self, redis: SocketAddr) -> anyhow::Result<Vec<String>> {
-        let client = redis::Client::open(format!("redis://{redis}"))?;
-        let mut connection = client.get_multiplexed_async_connection().await.context("Redis")?;
+    pub(crate) async fn check(&mut self, servers: &Servers) -> anyhow::Result<Vec<String>> {
         let mut problems = Vec::new();
         for (number, shard) in (0_u16..).zip(&mut self.shards) {
+            let client = redis::Client::open(format!("redis://{}", servers.of_shard(number)?.addr()))?;
+            let mut connection = client.get_multiplexed_async_connection().await.context("Redis")?;
             // Feed and fence in one step, or a write between the two would look like a difference.
             let (entries, fence) = read(&mut connection, number, &shard.last).await?;
             self.entries += entries.len() as u64;

@@ -1,16 +1,17 @@
 //! Load and faults for a whole cluster on one machine: real nodes, a real Redis, real TLS, the lab's push services, and phones
 //! that sleep. `docs/faults.md` says what is done and what is checked.
 
+mod callers;
 mod cluster;
 mod fault;
 mod feed;
 mod ledger;
 mod node;
 mod options;
-mod redis;
 mod relay;
 mod report;
 mod run;
+mod servers;
 mod traffic;
 mod witness;
 

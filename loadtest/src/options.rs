@@ -4,6 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
+use crate::servers::Arrangement;
+
 /// A run of faults.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FaultOptions {
@@ -13,6 +15,9 @@ pub(crate) struct FaultOptions {
     /// Chooses the faults, their victims and their times; printed, and a random one by default.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
+    /// How the servers of Redis are arranged.
+    #[arg(long, value_enum, default_value_t = Arrangement::Standalone)]
+    pub(crate) redis: Arrangement,
     /// Home nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=20))]
     pub(crate) homes: u8,

@@ -1,14 +1,13 @@
-//! The links that a run can cut: a relay on the loopback interface before Redis, one for each node, and one before each node's
-//! cluster listener. What passes a relay before a cluster listener belongs to two nodes; who called is found in `/proc`.
+//! The links that a run can cut: a relay on the loopback interface before each server of Redis, and one before each node's cluster
+//! listener.
 
 use std::{
-    fs,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use crate::witness::Senders;
+use crate::{callers::Callers, witness::Senders};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
@@ -47,14 +46,22 @@ pub(crate) struct Weather {
 /// Whose link a relay is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Route {
-    /// From this node to Redis.
-    Redis(usize),
+    /// From whoever calls to a server of Redis, a Sentinel, or the present master.
+    Redis,
     /// From any node to this one.
     Peer(usize),
 }
 
-/// The processes of the nodes that run, by the number of the node.
-pub(crate) type Pids = Arc<Mutex<Vec<Option<u32>>>>;
+/// What all relays share.
+#[derive(Clone)]
+pub(crate) struct Relays {
+    /// How the links are.
+    pub(crate) weather: watch::Receiver<Weather>,
+    /// Who called.
+    pub(crate) callers: Callers,
+    /// Told of the nodes' connections to Redis.
+    pub(crate) senders: Senders,
+}
 
 /// A relay; its port stays while it lives.
 pub(crate) struct Relay {
@@ -69,30 +76,28 @@ const IN_FLIGHT: usize = 64;
 /// Octets in a piece.
 const PIECE: usize = 16 * 1024;
 
-impl Relay {
+impl Relays {
     /// Opens a relay on this address, at a port of the system's choice, that leads nowhere yet.
-    pub(crate) async fn open(
-        host: Ipv4Addr,
-        route: Route,
-        weather: watch::Receiver<Weather>,
-        pids: Pids,
-        senders: Senders,
-    ) -> std::io::Result<Self> {
-        let listener = TcpListener::bind((host, 0)).await?;
+    pub(crate) fn open(&self, host: Ipv4Addr, route: Route) -> std::io::Result<Relay> {
+        let listener = std::net::TcpListener::bind((host, 0))?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
         let addr = listener.local_addr()?;
         let target = Arc::new(Mutex::new(None));
-        let wanted = Arc::clone(&target);
+        let (wanted, relays) = (Arc::clone(&target), self.clone());
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                let path = Path { route, caller: None, weather: weather.clone() };
-                let (target, pids, senders) = (*wanted.lock(), Arc::clone(&pids), Arc::clone(&senders));
-                tokio::spawn(carry(stream, target, path, pids, senders));
+                let path = Path { route, caller: None, weather: relays.weather.clone() };
+                let (target, relays) = (*wanted.lock(), relays.clone());
+                tokio::spawn(carry(stream, target, path, relays));
             }
         });
-        Ok(Self { addr, target, task })
+        Ok(Relay { addr, target, task })
     }
+}
 
+impl Relay {
     /// Leads new connections there, or nowhere.
     pub(crate) fn lead(&self, target: Option<SocketAddr>) {
         *self.target.lock() = target;
@@ -134,31 +139,25 @@ fn link(weather: &Weather, route: Route, caller: Option<usize>) -> Link {
         Link::Cut => 3,
     };
     match route {
-        Route::Redis(node) => weather.redis.get(node).copied().unwrap_or_default(),
+        // Servers of Redis reach each other always.
+        Route::Redis => caller.and_then(|node| weather.redis.get(node).copied()).unwrap_or_default(),
         Route::Peer(node) => {
             [Some(node), caller].into_iter().flatten().map(peer).max_by_key(badness).unwrap_or_default()
         }
     }
 }
 
-async fn carry(stream: TcpStream, target: Option<SocketAddr>, mut path: Path, pids: Pids, senders: Senders) {
+async fn carry(stream: TcpStream, target: Option<SocketAddr>, mut path: Path, relays: Relays) {
     let Some(target) = target else { return };
-    // Taken at once: whoever called has this life.
-    let own = match path.route {
-        Route::Redis(node) => pids.lock().get(node).copied().flatten().map(|pid| (node, pid)),
-        Route::Peer(_) => None,
-    };
-    if matches!(path.route, Route::Peer(_))
-        && let (Ok(caller), Ok(own)) = (stream.peer_addr(), stream.local_addr())
-    {
-        path.caller = tokio::task::spawn_blocking(move || caller_of(caller, own, &pids)).await.ok().flatten();
-    }
+    let (Ok(caller), Ok(own)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let caller = relays.callers.of(caller, own).await;
+    path.caller = caller.map(|(node, _)| node);
     if path.until(|link| link != Link::Silent).await == Link::Cut {
         return;
     }
     let Ok(onward) = TcpStream::connect(target).await else { return };
-    if let (Some(writer), Ok(from)) = (own, onward.local_addr()) {
-        senders.lock().insert(from.port(), writer);
+    if let (Route::Redis, Some(writer), Ok(from)) = (path.route, caller, onward.local_addr()) {
+        relays.senders.lock().insert((target.port(), from.port()), writer);
     }
     let _ = (stream.set_nodelay(true), onward.set_nodelay(true));
     let ((from_caller, to_caller), (from_target, to_target)) = (stream.into_split(), onward.into_split());
@@ -198,38 +197,16 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut path: Path) {
     tokio::join!(read, write);
 }
 
-/// The node whose process has the other end of a connection, found by its socket's inode (proc_pid_net(5), proc_pid_fd(5)).
-fn caller_of(caller: SocketAddr, own: SocketAddr, pids: &Pids) -> Option<usize> {
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let (local, remote) = (in_table(caller)?, in_table(own)?);
-    let inode = table.lines().find_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let matches = fields.next() == Some(&*local) && fields.next() == Some(&*remote);
-        matches.then(|| fields.nth(6)).flatten()
-    })?;
-    let socket = format!("socket:[{inode}]");
-    let pids = pids.lock().clone();
-    let owns = |pid: &Option<u32>| {
-        let Some(files) = pid.and_then(|pid| fs::read_dir(format!("/proc/{pid}/fd")).ok()) else { return false };
-        files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == socket.as_str()))
-    };
-    pids.iter().position(owns)
-}
-
-/// An IPv4 address as `/proc/net/tcp` writes it: the octets as one number of the machine's order.
-fn in_table(addr: SocketAddr) -> Option<String> {
-    let SocketAddr::V4(addr) = addr else { return None };
-    Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(addr.ip().octets()), addr.port()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     async fn pair(route: Route) -> (watch::Sender<Weather>, Relay, TcpStream, TcpStream) {
         let (sender, weather) = watch::channel(Weather { redis: vec![Link::Open], peers: vec![Link::Open] });
-        let pids: Pids = Arc::new(Mutex::new(vec![Some(std::process::id())]));
-        let relay = Relay::open(Ipv4Addr::LOCALHOST, route, weather, pids, Senders::default()).await.unwrap();
+        let callers = Callers::new(1);
+        callers.begins(0, std::process::id());
+        let relays = Relays { weather, callers, senders: Senders::default() };
+        let relay = relays.open(Ipv4Addr::LOCALHOST, route).unwrap();
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         relay.lead(Some(server.local_addr().unwrap()));
         let client = TcpStream::connect(relay.addr).await.unwrap();
@@ -239,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_silent_link_holds_back_and_an_open_one_delivers() {
-        let (weather, _relay, mut client, mut server) = pair(Route::Redis(0)).await;
+        let (weather, _relay, mut client, mut server) = pair(Route::Redis).await;
         weather.send_modify(|weather| weather.redis[0] = Link::Silent);
         client.write_all(b"late").await.unwrap();
         let mut heard = [0; 4];
@@ -252,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_closes_both_ends_and_new_connections() {
-        let (weather, relay, mut client, mut server) = pair(Route::Redis(0)).await;
+        let (weather, relay, mut client, mut server) = pair(Route::Redis).await;
         weather.send_modify(|weather| weather.redis[0] = Link::Cut);
         assert_eq!(client.read(&mut [0; 1]).await.unwrap_or(0), 0);
         assert_eq!(server.read(&mut [0; 1]).await.unwrap_or(0), 0);
@@ -262,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_link_delivers_later() {
-        let (weather, _relay, mut client, mut server) = pair(Route::Redis(0)).await;
+        let (weather, _relay, mut client, mut server) = pair(Route::Redis).await;
         let delay = Duration::from_millis(80);
         weather.send_modify(|weather| weather.redis[0] = Link::Slow(delay));
         let sent = Instant::now();
@@ -271,20 +248,11 @@ mod tests {
         assert!(sent.elapsed() >= delay);
     }
 
-    #[tokio::test]
-    async fn the_caller_of_a_peer_is_found_by_its_process() {
-        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let own = server.local_addr().unwrap();
-        let client = TcpStream::connect(own).await.unwrap();
-        let caller = client.local_addr().unwrap();
-        let pids = |pid| Arc::new(Mutex::new(vec![None, pid]));
-        assert_eq!(caller_of(caller, own, &pids(Some(std::process::id()))), Some(1));
-        assert_eq!(caller_of(caller, own, &pids(None)), None);
-    }
-
     #[test]
     fn the_worse_link_of_two_nodes_counts() {
-        let weather = Weather { redis: vec![], peers: vec![Link::Open, Link::Cut, Link::Silent] };
+        let weather = Weather { redis: vec![Link::Open, Link::Cut], peers: vec![Link::Open, Link::Cut, Link::Silent] };
+        assert_eq!(link(&weather, Route::Redis, Some(1)), Link::Cut);
+        assert_eq!(link(&weather, Route::Redis, None), Link::Open, "a server of Redis");
         assert_eq!(link(&weather, Route::Peer(0), None), Link::Open);
         assert_eq!(link(&weather, Route::Peer(0), Some(2)), Link::Silent);
         assert_eq!(link(&weather, Route::Peer(2), Some(1)), Link::Cut);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use crate::fault::Kind;
+use crate::{fault::Kind, servers::Arrangement};
 
 /// What happened under one kind of fault.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -91,6 +91,8 @@ pub(crate) struct Report {
     pub(crate) seed: u64,
     /// Cycles that were run.
     pub(crate) cycles: u32,
+    /// How the servers of Redis were arranged.
+    pub(crate) redis: Arrangement,
     pub(crate) homes: u8,
     pub(crate) edges: u8,
     pub(crate) lease_ms: u64,

@@ -39,8 +39,8 @@ pub(crate) async fn faults(options: FaultOptions) -> anyhow::Result<()> {
     let logs: PathBuf = options.logs.clone().unwrap_or_else(|| temporary.path().to_owned());
     std::fs::create_dir_all(&logs)?;
     let volume = Volume { phones: options.phones, calls: options.calls, seed };
-    let FaultOptions { homes, edges, lease, .. } = options;
-    let plan = Plan { homes, edges, lease, users: users(volume), logs: &logs };
+    let FaultOptions { redis, homes, edges, lease, .. } = options;
+    let plan = Plan { redis, homes, edges, lease, users: users(volume), logs: &logs };
     let mut cluster = Cluster::start(plan).await?;
     let traffic = Traffic::start(&cluster, volume, &logs)?;
     let shared = std::sync::Arc::clone(&traffic.shared);
@@ -82,9 +82,11 @@ pub(crate) async fn faults(options: FaultOptions) -> anyhow::Result<()> {
     if let Some(broken) = broken {
         shared.ledger.violation(broken);
     }
+    cluster.redis.write_logs(&logs)?;
     let report = Report {
         seed,
         cycles: done,
+        redis,
         homes,
         edges,
         lease_ms: millis(lease),
@@ -163,7 +165,7 @@ impl Checker {
                 }
             }
         }
-        for problem in self.feed.check(cluster.redis.addr()).await? {
+        for problem in self.feed.check(&cluster.redis).await? {
             shared.ledger.violation(problem);
         }
         let (writes, problems) = cluster.witness.report();

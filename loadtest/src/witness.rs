@@ -15,8 +15,7 @@ use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
-    sync::watch,
-    task::JoinHandle,
+    task::JoinSet,
     time::sleep,
 };
 
@@ -26,13 +25,14 @@ const RETRY: Duration = Duration::from_millis(10);
 /// A life of a node: its place, and its process.
 pub(crate) type Writer = (usize, u32);
 
-/// The connections to Redis by the port that they come from; kept by the relays.
-pub(crate) type Senders = Arc<Mutex<HashMap<u16, Writer>>>;
+/// The connections to Redis by the port of the server and the port that they come from; kept by the relays.
+pub(crate) type Senders = Arc<Mutex<HashMap<(u16, u16), Writer>>>;
 
-/// Watches the server that is master.
+/// Watches all servers, whoever is master.
 pub(crate) struct Witness {
     state: Arc<Mutex<State>>,
-    task: JoinHandle<()>,
+    /// Ended when dropped.
+    _tasks: JoinSet<()>,
 }
 
 /// What was seen.
@@ -42,6 +42,13 @@ struct State {
     writers: BTreeMap<(String, String), (Writer, String)>,
     problems: Vec<String>,
     writes: u64,
+}
+
+/// One server, while it is watched.
+struct Watched<'a> {
+    state: &'a Mutex<State>,
+    senders: &'a Senders,
+    port: u16,
     /// A write was called and has not shown yet whether it takes effect.
     called: Option<Call>,
 }
@@ -56,22 +63,21 @@ struct Call {
 }
 
 impl Witness {
-    /// Watches from now on. When the master is another, it is that one that is watched.
-    pub(crate) fn start(mut master: watch::Receiver<SocketAddr>, senders: Senders) -> Self {
+    /// Watches from now on, each server again when it comes back.
+    pub(crate) fn start(servers: impl Iterator<Item = SocketAddr>, senders: &Senders) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
-        let seen = Arc::clone(&state);
-        let task = tokio::spawn(async move {
-            loop {
-                let addr = *master.borrow_and_update();
-                tokio::select! {
-                    _ = watch_server(addr, &seen, &senders) => {}
-                    changed = master.changed() => if changed.is_err() { return },
+        let mut tasks = JoinSet::new();
+        for addr in servers {
+            let (state, senders) = (Arc::clone(&state), Arc::clone(senders));
+            tasks.spawn(async move {
+                loop {
+                    let watched = Watched { state: &state, senders: &senders, port: addr.port(), called: None };
+                    let _ = watch_server(addr, watched).await;
+                    sleep(RETRY).await;
                 }
-                seen.lock().called = None;
-                sleep(RETRY).await;
-            }
-        });
-        Self { state, task }
+            });
+        }
+        Self { state, _tasks: tasks }
     }
 
     /// Writes that took effect and were seen, and what must not have happened since this was asked last.
@@ -81,28 +87,22 @@ impl Witness {
     }
 }
 
-impl Drop for Witness {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn watch_server(addr: SocketAddr, state: &Mutex<State>, senders: &Senders) -> std::io::Result<()> {
+async fn watch_server(addr: SocketAddr, mut watched: Watched<'_>) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(addr).await?;
     stream.write_all(b"MONITOR\r\n").await?;
     let mut lines = BufReader::new(stream);
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line).await? > 0 {
-        state.lock().take(&String::from_utf8_lossy(&line), senders);
+        watched.take(&String::from_utf8_lossy(&line));
         line.clear();
     }
     Ok(())
 }
 
-impl State {
+impl Watched<'_> {
     /// Takes in a line such as `+1732547000.5 [0 127.0.0.1:4711] "FCALL" "reveille2_write" "3" …`. What is looked at holds no
     /// character that MONITOR escapes.
-    fn take(&mut self, line: &str, senders: &Senders) {
+    fn take(&mut self, line: &str) {
         let Some((head, _)) = line.split_once(']') else { return };
         let from = head.rsplit(' ').next().unwrap_or_default();
         let mut words = line.split('"').skip(1).step_by(2);
@@ -110,7 +110,7 @@ impl State {
         if from == "lua" {
             let effective = word() == "XADD" && self.called.as_ref().is_some_and(|call| call.feed == word());
             if effective && let Some(call) = self.called.take() {
-                self.wrote(&call, senders);
+                self.wrote(&call);
             }
             return;
         }
@@ -128,16 +128,18 @@ impl State {
         }
     }
 
-    fn wrote(&mut self, call: &Call, senders: &Senders) {
-        let Some(writer) = senders.lock().get(&call.from).copied() else {
-            self.problems.push(format!("{} was written by a stranger, port {}", call.fence, call.from));
+    fn wrote(&self, call: &Call) {
+        let mut state = self.state.lock();
+        let Some(writer) = self.senders.lock().get(&(self.port, call.from)).copied() else {
+            state.problems.push(format!("{} was written by a stranger, port {}", call.fence, call.from));
             return;
         };
-        self.writes += 1;
+        state.writes += 1;
         let now = (writer, call.owner.clone());
-        let first = self.writers.entry((call.fence.clone(), call.epoch.clone())).or_insert_with(|| now.clone());
+        let first = state.writers.entry((call.fence.clone(), call.epoch.clone())).or_insert_with(|| now.clone());
         if *first != now {
-            self.problems.push(format!("{} was written in epoch {} by {first:?} and {now:?}", call.fence, call.epoch));
+            let problem = format!("{} was written in epoch {} by {first:?} and {now:?}", call.fence, call.epoch);
+            state.problems.push(problem);
         }
     }
 }
@@ -156,10 +158,13 @@ mod tests {
     const EFFECT: &str = r#"+1.6 [0 lua] "XADD" "rv:faults:{3}:feed" "MAXLEN" "~" "256" "*" "p" "" "f" "\x00""#;
 
     fn seen(lines: &[&str]) -> (u64, usize) {
-        let senders: Senders = Arc::new(Mutex::new(HashMap::from([(1001, (0, 50)), (1002, (1, 51)), (1003, (0, 52))])));
-        let mut state = State::default();
-        lines.iter().for_each(|line| state.take(line, &senders));
-        (state.writes, state.problems.len())
+        let known =
+            [((6379, 1001), (0, 50)), ((6379, 1002), (1, 51)), ((6379, 1003), (0, 52)), ((6380, 1009), (1, 51))];
+        let (senders, state): (Senders, _) = (Arc::new(Mutex::new(HashMap::from(known))), Mutex::default());
+        let mut watched = Watched { state: &state, senders: &senders, port: 6379, called: None };
+        lines.iter().for_each(|line| watched.take(line));
+        let State { writes, problems, .. } = state.into_inner();
+        (writes, problems.len())
     }
 
     #[test]
@@ -174,7 +179,7 @@ mod tests {
         assert_eq!(seen(&[&first, EFFECT, &second, EFFECT]), (2, 1));
         assert_eq!(seen(&[&first, EFFECT, &call(1003, 5, 7), EFFECT]), (2, 1), "another life of the same node");
         assert_eq!(seen(&[&first, EFFECT, &call(1001, 5, 8), EFFECT]), (2, 1), "another name");
-        assert_eq!(seen(&[&call(1009, 5, 7), EFFECT]), (0, 1), "nobody that we know");
+        assert_eq!(seen(&[&call(1009, 5, 7), EFFECT]), (0, 1), "nobody that we know at this server");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Ten faults, as `docs/faults.md` describes them: every kind but the roll of all nodes, which takes too long here. What is asserted is safety, and that all ends;
-//! never speed.
+//! Ten faults, as `docs/faults.md` describes them: every kind but the roll of all nodes, which takes too long here; and Redis's own
+//! arrangements that put a replica in a dead master's place. What is asserted is safety, and that all ends; never speed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on panics")]
 
@@ -11,17 +11,29 @@ const KINDS: &str = "kill-home,kill-edge,pause-home,cut-redis,cut-peers,restart-
 
 #[test]
 fn nothing_acknowledged_is_lost_in_ten_faults() {
+    nothing_is_lost(10, &["--seed", "20", "--only", KINDS]);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_sentinels_replace_the_master() {
+    nothing_is_lost(2, &["--seed", "21", "--redis", "sentinel", "--only", "fail-over,restart-redis"]);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_a_redis_cluster_replaces_a_master() {
+    nothing_is_lost(2, &["--seed", "22", "--redis", "cluster", "--only", "fail-over,restart-redis"]);
+}
+
+fn nothing_is_lost(cycles: u32, options: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let report = folder.path().join("report.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_reveille-loadtest"));
-    command.args([
-        "faults", "--cycles", "10", "--seed", "20", "--phones", "30", "--calls", "2", "--only", KINDS, "--json",
-    ]);
-    let output = command.arg(&report).output().unwrap();
+    command.args(["faults", "--cycles", &cycles.to_string(), "--phones", "30", "--calls", "2"]).args(options);
+    let output = command.arg("--json").arg(&report).output().unwrap();
     let said = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}");
     let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
-    assert_eq!(report["cycles"], 10, "{said}");
+    assert_eq!(report["cycles"], cycles, "{said}");
     assert_eq!(report["violations"].as_array().unwrap().len(), 0, "{said}");
     // That something was at stake: calls, refreshes, writes and checks under the faults.
     let faults = report["faults"].as_object().unwrap();

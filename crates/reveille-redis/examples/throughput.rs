@@ -7,7 +7,6 @@
 //! ```
 #![allow(clippy::unwrap_used, clippy::expect_used)] // an example ends where something unexpected happens
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
@@ -19,6 +18,7 @@ use reveille_redis::{Endpoint, Keyring, Metrics, Mode, RedisConfig, RedisStore};
 use reveille_registrar::aor::Aor;
 use reveille_registrar::replica::{Acks, Replica, StoreError, Write};
 use reveille_runtime::clock;
+use reveille_testkit::redis::Redis;
 
 /// Passes verdicts on.
 struct Ear(Mutex<Sender<(u64, bool)>>);
@@ -26,16 +26,6 @@ struct Ear(Mutex<Sender<(u64, bool)>>);
 impl Acks for Ear {
     fn written(&self, _: u16, write: u64, result: Result<(), StoreError>) {
         let _ = self.0.lock().send((write, result.is_ok()));
-    }
-}
-
-/// The server, ended with the program.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -48,29 +38,17 @@ fn main() {
     let (shards, seconds, bytes) = (number("--shards", 1024), number("--seconds", 3), number("--bytes", 500));
     let durable = args.iter().any(|arg| arg == "--durable");
     let shards = u16::try_from(shards).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--loglevel", "warning"]);
-    command.args(["--appendonly", if durable { "yes" } else { "no" }, "--appendfsync", "always", "--dir"]);
-    let server = command.arg(dir.path()).stdout(Stdio::null()).spawn().expect("redis-server on the path");
-    let server = Server(server);
+    let server = if durable { Redis::durable() } else { Redis::start() }.unwrap();
+    let server_pid = server.pid().unwrap().to_string();
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let keys = Keyring::new([1; 32], vec![(1, [2; 32])]).unwrap();
-    let mode = Mode::Standalone(Endpoint::new("127.0.0.1", port));
+    let mode = Mode::Standalone(Endpoint::new("127.0.0.1", server.port()));
     let config = RedisConfig::new(mode, "bench", "n1", shards, keys);
     let metrics = Metrics::new(&Registry::new()).unwrap();
     let (sender, verdicts) = channel();
     let store = runtime.block_on(async {
-        let give_up = clock::now() + Duration::from_secs(5);
-        let store = loop {
-            match RedisStore::connect(&config, metrics.clone()).await {
-                Ok(store) => break store,
-                Err(error) if clock::now() > give_up => panic!("{error}"),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        };
+        let store = RedisStore::connect(&config, metrics.clone()).await.unwrap();
         let all: Vec<_> = (0..shards).map(|shard| (shard, 0)).collect();
         let claimed = store.claim(&all, clock::now() + Duration::from_secs(10)).await;
         assert!(claimed.iter().all(Result::is_ok));
@@ -85,7 +63,7 @@ fn main() {
     println!("depth   writes/s   our CPU us/write   server CPU us/write   records/batch   median us   p99 us");
     let mut next = 0;
     for depth in [1, 4, 16, 64, 256, 1024, 4096] {
-        let (began, ours, theirs) = (clock::now(), cpu("self"), cpu(&server.0.id().to_string()));
+        let (began, ours, theirs) = (clock::now(), cpu("self"), cpu(&server_pid));
         let batches = (metrics.batch_size.get_sample_count(), metrics.batch_size.get_sample_sum());
         let mut started = std::collections::HashMap::new();
         let (mut sent, mut heard, mut times) = (0_u64, 0_u64, Vec::new());
@@ -114,7 +92,7 @@ fn main() {
             "{depth:5} {:10.0} {:18.1} {:21.1} {:15.1} {:11} {:8}",
             heard as f64 / elapsed,
             per_write(ours, cpu("self")),
-            per_write(theirs, cpu(&server.0.id().to_string())),
+            per_write(theirs, cpu(&server_pid)),
             (metrics.batch_size.get_sample_sum() - batches.1) / count as f64,
             times[times.len() / 2],
             times[times.len() * 99 / 100],

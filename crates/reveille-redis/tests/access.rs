@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use reveille_redis::{CommandError, Credentials, Metrics, RedisConfig, RedisStore, Tls};
-use support::{Node, Server, aor, config, file, free_port, soon};
+use support::{Node, Redis, aor, config, file, mode, soon};
 use tempfile::TempDir;
 
 /// What `docs/redis.md` says is needed, apart from how functions are called.
 const RIGHTS: &str = "~rv:lab:* +ping +hget +hmget +hset +hdel +hlen +hexists +hgetall +hscan +xadd +xread +get +set +del \
                       +pttl +time +wait";
 
-fn user(server: &Server, rights: &str) -> RedisConfig {
+fn user(server: &Redis, rights: &str) -> RedisConfig {
     let mut command = vec!["ACL", "SETUSER", "reveille", "reset", "on", ">pass word"];
     command.extend(rights.split_ascii_whitespace());
-    assert_eq!(server.say(&command), "+OK");
-    let password = file(server.dir.path(), "password", "pass word\n");
+    assert_eq!(server.ask(&command).unwrap(), "+OK");
+    let password = file(server.dir(), "password", "pass word\n");
     let credentials = Credentials { username: Some("reveille".to_owned()), password_file: Some(password) };
-    RedisConfig { credentials, ..config(server.mode(), "n1") }
+    RedisConfig { credentials, ..config(mode(server), "n1") }
 }
 
 /// Everything a node does.
@@ -51,28 +51,28 @@ async fn live(node: &Node) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_documented_rights_are_enough() {
-    let server = Server::start();
+    let server = Redis::start().unwrap();
     let config = user(&server, &format!("{RIGHTS} +fcall +function|load"));
     live(&Node::open(&config).await).await;
-    assert!(server.say(&["FUNCTION", "LIST"]).contains("reveille2"));
+    assert!(server.ask(&["FUNCTION", "LIST"]).unwrap().contains("reveille2"));
 }
 
 /// A server before 7.0, or an operator who forbids functions: scripts do the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_stand_in_for_functions() {
     for rights in ["+evalsha +script|load", "+fcall +evalsha +script|load"] {
-        let server = Server::start();
+        let server = Redis::start().unwrap();
         let config = user(&server, &format!("{RIGHTS} {rights}"));
         live(&Node::open(&config).await).await;
-        assert_eq!(server.say(&["FUNCTION", "LIST"]), "", "{rights}");
+        assert_eq!(server.ask(&["FUNCTION", "LIST"]).unwrap(), "", "{rights}");
     }
-    let server = Server::with(&["--save", "", "--rename-command", "FCALL", "", "--rename-command", "FUNCTION", ""]);
-    live(&Node::open(&config(server.mode(), "n1")).await).await;
+    let server = Redis::with("rename-command FCALL \"\"\nrename-command FUNCTION \"\"").unwrap();
+    live(&Node::open(&config(mode(&server), "n1")).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn missing_rights_are_said_plainly() {
-    let server = Server::start();
+    let server = Redis::start().unwrap();
     let config = user(&server, "~rv:lab:* +ping +evalsha +script|load +hmget");
     let node = Node::open(&config).await;
     let claimed = node.store.claim(&[(3, 0)], soon()).await;
@@ -80,7 +80,7 @@ async fn missing_rights_are_said_plainly() {
     let read = node.store.read_through(3, &aor("alice"), soon()).await;
     assert!(matches!(&read, Err(CommandError::Refused(reason)) if reason.contains("hget")), "{read:?}");
     // A wrong password is found when the store is opened, and is not shown.
-    let wrong = file(server.dir.path(), "wrong", "not the password");
+    let wrong = file(server.dir(), "wrong", "not the password");
     let credentials = Credentials { password_file: Some(wrong), ..config.credentials.clone() };
     let config = RedisConfig { credentials, ..config };
     let registry = prometheus::Registry::new();
@@ -115,7 +115,7 @@ async fn tls_is_checked_both_ways() {
     let server = tls_server(&dir);
     let client = Some((dir.path().join("client.pem"), dir.path().join("client.key")));
     let tls = |ca: &TempDir, client| Some(Tls { ca_file: Some(ca.path().join("ca.pem")), client });
-    let with = |tls| RedisConfig { tls, connect_timeout: Duration::from_secs(3), ..config(server.mode(), "n1") };
+    let with = |tls| RedisConfig { tls, connect_timeout: Duration::from_secs(3), ..config(mode(&server), "n1") };
     live(&Node::open(&with(tls(&dir, client.clone()))).await).await;
 
     for refused in [with(tls(&other, client)), with(tls(&dir, None)), with(None)] {
@@ -125,17 +125,9 @@ async fn tls_is_checked_both_ways() {
     }
 }
 
-fn tls_server(dir: &TempDir) -> Server {
-    let port = free_port();
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    let args = [
-        ["--port", "0"].map(str::to_owned),
-        ["--tls-port".to_owned(), port.to_string()],
-        ["--tls-cert-file".to_owned(), path("server.pem")],
-        ["--tls-key-file".to_owned(), path("server.key")],
-        ["--tls-ca-cert-file".to_owned(), path("ca.pem")],
-        ["--tls-auth-clients", "yes"].map(str::to_owned),
-        ["--save", ""].map(str::to_owned),
-    ];
-    Server::launch("redis-server", port, args.concat(), tempfile::tempdir().unwrap())
+fn tls_server(dir: &TempDir) -> Redis {
+    let files = ["cert-file server.pem", "key-file server.key", "ca-cert-file ca.pem"];
+    let files = files.map(|line| line.replace(' ', &format!(" {}/", dir.path().display())));
+    let lines = files.map(|line| format!("tls-{line}\n")).concat();
+    Redis::with(&format!("port 0\ntls-port {{port}}\ntls-auth-clients yes\n{lines}")).unwrap()
 }

@@ -3,103 +3,47 @@
 
 mod support;
 
-use std::process::Command;
 use std::time::Duration;
 
 use reveille_redis::{Followed, MapEvent, Mode, Ownership, RedisConfig, SecretName, WaitReplicas};
 use reveille_registrar::replica::Replica;
-use support::{Load, Node, Second, Server, aor, config, soon, try_say, until, until_async};
+use reveille_testkit::redis::{Cluster, Redis};
+use support::{Load, Node, Second, aor, config, endpoint, soon, until, until_async};
 
-struct Cluster {
-    servers: Vec<Server>,
+fn start() -> Cluster {
+    Cluster::start("", Redis::port).unwrap()
 }
 
-impl Cluster {
-    fn start() -> Self {
-        let server = |_| {
-            let args = [
-                "--save",
-                "",
-                "--cluster-enabled",
-                "yes",
-                "--cluster-node-timeout",
-                "1000",
-                "--repl-diskless-sync",
-                "no",
-                "--cluster-require-full-coverage",
-                "no",
-            ];
-            Server::with(&args)
-        };
-        let servers: Vec<Server> = (0..6).map(server).collect();
-        let nodes = servers.iter().map(|server| format!("127.0.0.1:{}", server.port));
-        let create = Command::new("redis-cli")
-            .args(["--cluster", "create"])
-            .args(nodes)
-            .args(["--cluster-replicas", "1", "--cluster-yes"])
-            .output()
-            .expect("redis-cli comes with redis-server");
-        assert!(create.status.success(), "{}", String::from_utf8_lossy(&create.stdout));
-        until("everybody agrees", || {
-            servers.iter().all(|server| {
-                server.say(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
-                    && server.say(&["CLUSTER", "NODES"]).matches("slave").count() == 3
-            })
-        });
-        until("the replicas follow", || {
-            let online = |server: &Server| server.say(&["INFO", "replication"]).matches("state=online").count();
-            servers.iter().map(online).sum::<usize>() == 3
-        });
-        Cluster { servers }
-    }
-
-    fn config(&self) -> RedisConfig {
-        RedisConfig {
-            shards: 16,
-            write_timeout: Duration::from_secs(10),
-            response_timeout: Duration::from_millis(500),
-            ..config(Mode::Cluster(vec![self.servers[1].endpoint()]), "n1")
-        }
-    }
-
-    /// The server that has the slot of a shard now.
-    fn master(&self, shard: u16) -> &Server {
-        let at = self.place(shard);
-        &self.servers[at]
-    }
-
-    fn place(&self, shard: u16) -> usize {
-        let slot: u64 = slot(&self.servers[0], shard).parse().unwrap();
-        let alive = self.servers.iter().find(|server| try_say(server.port, &["PING"]).is_ok()).unwrap();
-        let ranges = alive.say(&["CLUSTER", "SLOTS"]);
-        // Each range: first, last, then host, port and name of the master, then of its replicas.
-        let lines: Vec<&str> = ranges.lines().collect();
-        let number = |line: &str| line.strip_prefix(':').and_then(|number| number.parse::<u64>().ok());
-        let master = lines.windows(4).find_map(|part| {
-            let (first, last) = (number(part[0])?, number(part[1])?);
-            ((first..=last).contains(&slot)).then(|| number(part[3])).flatten()
-        });
-        let master = master.unwrap();
-        self.servers.iter().position(|server| u64::from(server.port) == master).unwrap()
+fn config_of(cluster: &Cluster) -> RedisConfig {
+    RedisConfig {
+        shards: 16,
+        write_timeout: Duration::from_secs(10),
+        response_timeout: Duration::from_millis(500),
+        ..config(Mode::Cluster(vec![endpoint(&cluster.servers[1])]), "n1")
     }
 }
 
-fn slot(server: &Server, shard: u16) -> String {
-    server.say(&["CLUSTER", "KEYSLOT", &format!("{{{shard}}}")]).trim_start_matches(':').to_owned()
+/// The place of the server that has the slot of a shard now.
+fn place(cluster: &Cluster, shard: u16) -> usize {
+    cluster.master_of(&format!("{{{shard}}}")).unwrap()
 }
 
-fn id(server: &Server) -> String {
-    server.say(&["CLUSTER", "MYID"])
+fn slot(server: &Redis, shard: u16) -> String {
+    server.ask(&["CLUSTER", "KEYSLOT", &format!("{{{shard}}}")]).unwrap().trim_start_matches(':').to_owned()
+}
+
+fn id(server: &Redis) -> String {
+    server.ask(&["CLUSTER", "MYID"]).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_keeps_everything_and_moves_slots_under_load() {
-    let cluster = Cluster::start();
-    let config = RedisConfig { feed_length: 100_000, ..cluster.config() };
+    let cluster = start();
+    let config = RedisConfig { feed_length: 100_000, ..config_of(&cluster) };
     let node = Node::owner(&config).await;
     let second = Second::open(&RedisConfig { node: "n2".to_owned(), ..config }, 1 << 30).await;
     second.follow(0..16);
-    assert!((0..16).any(|shard| cluster.place(shard) != cluster.place(0)), "the shards lie on several masters");
+    assert!((0..16).any(|shard| place(&cluster, shard) != place(&cluster, 0)), "the shards lie on several masters");
 
     // Leases, the map, and feeds of shards on different masters.
     let roster = node.store.renew(1, Duration::from_secs(30), b"here", soon()).await.unwrap();
@@ -131,17 +75,14 @@ async fn a_cluster_keeps_everything_and_moves_slots_under_load() {
     }
     let mut load = Load::new(16);
     let mut stage = 0;
-    let (source, slot) = (cluster.master(3), slot(&cluster.servers[0], 3));
-    let target = cluster
-        .servers
-        .iter()
-        .find(|server| server.port != source.port && server.say(&["INFO", "replication"]).contains("role:master"));
+    let (source, slot) = (&cluster.servers[place(&cluster, 3)], slot(&cluster.servers[0], 3));
+    let target = cluster.servers.iter().find(|server| server.port() != source.port() && server.is_master());
     let target = target.unwrap();
-    let port = target.port.to_string();
+    let port = target.port().to_string();
     let migrate = |keys: &[&str]| {
         let mut command = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
         command.extend(keys);
-        assert_eq!(source.say(&command), "+OK");
+        assert_eq!(source.ask(&command).unwrap(), "+OK");
     };
     // Every 300 acknowledged writes the move goes a step further: none of it may be noticed.
     load.run(&node, |load| {
@@ -151,8 +92,8 @@ async fn a_cluster_keeps_everything_and_moves_slots_under_load() {
         stage += 1;
         match stage {
             1 => {
-                target.say(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(source)]);
-                source.say(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(target)]);
+                target.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(source)]).unwrap();
+                source.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(target)]).unwrap();
             }
             // Half of the shard is here, half there: the servers ask to come again.
             2 => migrate(&["rv:lab:{3}:fence"]),
@@ -175,7 +116,7 @@ async fn a_cluster_keeps_everything_and_moves_slots_under_load() {
             stage += 1;
             if stage == 6 {
                 for server in [target, source] {
-                    assert_eq!(server.say(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(target)]), "+OK");
+                    assert_eq!(server.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(target)]).unwrap(), "+OK");
                 }
             }
         }
@@ -183,18 +124,16 @@ async fn a_cluster_keeps_everything_and_moves_slots_under_load() {
     });
     assert_eq!(load.unknown, 0, "every write was acknowledged");
     load.check(&node.store);
-    assert_eq!(cluster.master(3).port, target.port);
+    assert_eq!(cluster.servers[place(&cluster, 3)].port(), target.port());
 
     // The master of shard 3 hands over to its replica, with its consent and without losing anything.
-    let replica = cluster
-        .servers
-        .iter()
-        .find(|server| server.say(&["INFO", "replication"]).contains(&format!("master_port:{}", target.port)));
+    let replica = cluster.servers.iter().find(|server| {
+        server.ask(&["INFO", "replication"]).unwrap().contains(&format!("master_port:{}", target.port()))
+    });
     let replica = replica.unwrap();
-    assert_eq!(replica.say(&["CLUSTER", "FAILOVER"]), "+OK");
+    assert_eq!(replica.ask(&["CLUSTER", "FAILOVER"]).unwrap(), "+OK");
     // A server that becomes a replica drops its clients.
-    let role = || try_say(target.port, &["INFO", "replication"]).unwrap_or_default();
-    load.run(&node, |_| role().contains("role:slave"));
+    load.run(&node, |_| target.is_replica());
     let before = load.acknowledged_count;
     load.run(&node, |load| load.acknowledged_count > before + 500);
     assert_eq!(load.unknown, 0, "every write was acknowledged");
@@ -225,22 +164,22 @@ async fn inherits_all(second: &Second, load: &Load) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_of_a_cluster_that_dies_takes_no_acknowledged_write_along() {
-    let mut cluster = Cluster::start();
+    let mut cluster = start();
     let wait = WaitReplicas { count: 1, within: Duration::from_millis(300) };
-    let config = RedisConfig { wait_replicas: Some(wait), feed_length: 100_000, ..cluster.config() };
+    let config = RedisConfig { wait_replicas: Some(wait), feed_length: 100_000, ..config_of(&cluster) };
     let node = Node::owner(&config).await;
     let second = Second::open(&RedisConfig { node: "n2".to_owned(), ..config }, 1 << 30).await;
     second.follow(0..16);
     let mut load = Load::new(16);
     load.run(&node, |load| load.acknowledged_count > 1000);
-    let dead = cluster.place(3);
+    let dead = place(&cluster, 3);
     cluster.servers[dead].kill();
     // Its replica takes over; until it has a replica of its own, writes there are not durable enough to acknowledge.
     let before = load.acknowledged_count;
     load.run(&node, |load| load.acknowledged_count > before + 500 && load.unknown > 0);
     load.check(&node.store);
-    cluster.servers[dead].run();
-    until("it follows", || cluster.servers[dead].say(&["INFO", "replication"]).contains("master_link_status:up"));
+    cluster.servers[dead].restart().unwrap();
+    until("it follows", || cluster.servers[dead].is_linked());
     until_async("writes to the shard are acknowledged again", || async {
         node.store.write(3, support::write(u64::MAX, "late", Some("x"))).unwrap();
         node.verdict().2 == Ok(())

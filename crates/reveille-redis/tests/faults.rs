@@ -10,21 +10,21 @@ use std::time::Duration;
 use reveille_redis::{CommandError, RedisConfig, WaitReplicas};
 use reveille_registrar::replica::{Replica, StoreError};
 use reveille_runtime::clock;
-use support::{Node, Server, aor, config, load, say, soon, until, write};
+use support::{Node, Redis, aor, config, load, mode, soon, until, write};
 
 /// Connections die under load, replies are lost with them: every write is answered once, in order, and every acknowledged one is
 /// there; no value ever goes back to an older one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_connections_lose_no_acknowledged_write() {
-    let server = Server::start();
-    let config = RedisConfig { response_timeout: Duration::from_millis(500), ..config(server.mode(), "n1") };
+    let server = Redis::start().unwrap();
+    let config = RedisConfig { response_timeout: Duration::from_millis(500), ..config(mode(&server), "n1") };
     let node = Node::owner(&config).await;
-    let (port, enough) = (server.port, AtomicBool::new(false));
+    let enough = AtomicBool::new(false);
     let store = node.store.clone();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..40 {
-                say(port, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+                server.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).unwrap();
                 #[allow(clippy::disallowed_methods)] // the load needs time to run
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -66,16 +66,16 @@ async fn lost_connections_lose_no_acknowledged_write() {
 /// A server that says nothing: writes are given up in time, and work again as soon as it speaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_server_is_given_up_in_time() {
-    let server = Server::start();
+    let server = Redis::start().unwrap();
     let config = RedisConfig {
         response_timeout: Duration::from_millis(150),
         connect_timeout: Duration::from_millis(150),
         write_timeout: Duration::from_millis(500),
-        ..config(server.mode(), "n1")
+        ..config(mode(&server), "n1")
     };
     let node = Node::owner(&config).await;
     assert_eq!(node.write(3, 1, "alice", Some("one")), Ok(()));
-    server.signal("STOP");
+    server.signal("STOP").unwrap();
     let began = soon();
     assert_eq!(node.write(3, 2, "alice", Some("two")), Err(StoreError::Unavailable));
     assert!(soon() - began < Duration::from_millis(1200), "{:?}", soon() - began);
@@ -84,7 +84,7 @@ async fn a_silent_server_is_given_up_in_time() {
     let deadline = soon() - support::LONG + Duration::from_millis(100);
     let read = node.store.read_through(3, &aor("alice"), deadline).await;
     assert_eq!(read, Err(CommandError::Unavailable));
-    server.signal("CONT");
+    server.signal("CONT").unwrap();
     // What was given up may have been written; what comes after it holds.
     tokio::task::block_in_place(|| until("it takes writes", || node.write(3, 3, "alice", Some("three")) == Ok(())));
     assert!(node.store.is_healthy());
@@ -96,16 +96,16 @@ async fn a_silent_server_is_given_up_in_time() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_first_write_waits_for_a_server_that_is_away() {
     for silent in [true, false] {
-        let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
+        let mut server = Redis::durable().unwrap();
         let write_timeout = Duration::from_secs(4);
         let config =
-            RedisConfig { response_timeout: Duration::from_millis(500), write_timeout, ..config(server.mode(), "n1") };
+            RedisConfig { response_timeout: Duration::from_millis(500), write_timeout, ..config(mode(&server), "n1") };
         let node = Node::owner(&config).await;
         assert_eq!(node.write(3, 1, "alice", Some("one")), Ok(()));
         if silent {
-            server.signal("STOP")
+            server.signal("STOP").unwrap();
         } else {
-            server.kill()
+            server.kill();
         }
         let began = clock::now();
         assert_eq!(node.write(3, 2, "alice", Some("two")), Err(StoreError::Unavailable));
@@ -118,11 +118,11 @@ async fn only_the_first_write_waits_for_a_server_that_is_away() {
         }
         assert!(clock::now() - began < write_timeout, "{:?}", clock::now() - began);
         if silent {
-            server.signal("CONT")
+            server.signal("CONT").unwrap();
         } else {
-            server.run()
+            server.restart().unwrap();
         }
-        let there = || say(server.port, &["EXISTS", "rv:lab:{3}:probe"]) == ":1";
+        let there = || server.ask(&["EXISTS", "rv:lab:{3}:probe"]).unwrap() == ":1";
         tokio::task::block_in_place(|| until("the server is asked", there));
         // The question was answered when its key is there, or very nearly.
         tokio::task::block_in_place(|| until("it takes writes", || node.write(3, 99, "alice", Some("x")) == Ok(())));
@@ -133,8 +133,8 @@ async fn only_the_first_write_waits_for_a_server_that_is_away() {
 /// However much waits for a server that is gone, it is tried now and then, and not by everything that waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_gone_is_left_in_peace() {
-    let mut server = Server::start();
-    let config = RedisConfig { write_timeout: Duration::from_secs(1), ..config(server.mode(), "n1") };
+    let mut server = Redis::start().unwrap();
+    let config = RedisConfig { write_timeout: Duration::from_secs(1), ..config(mode(&server), "n1") };
     let node = Node::owner(&config).await;
     assert_eq!(node.write(3, 0, "alice", Some("x")), Ok(()));
     let before = node.metrics.connections.get();
@@ -153,15 +153,15 @@ async fn a_server_that_is_gone_is_left_in_peace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repetition_needs_the_lease_and_the_shard() {
     for lapse in [|node: &Node| node.store.lease(None), |node: &Node| node.store.disown(3)] {
-        let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
-        let node = Node::owner(&config(server.mode(), "n1")).await;
+        let mut server = Redis::durable().unwrap();
+        let node = Node::owner(&config(mode(&server), "n1")).await;
         server.kill();
         node.store.write(3, write(1, "alice", Some("x"))).unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
         lapse(&node);
-        server.run();
+        server.restart().unwrap();
         assert_eq!(node.verdict(), (3, 1, Err(StoreError::Unavailable)));
-        assert_eq!(server.say(&["HLEN", "rv:lab:{3}:records"]), ":0");
+        assert_eq!(server.ask(&["HLEN", "rv:lab:{3}:records"]).unwrap(), ":0");
     }
 }
 
@@ -169,8 +169,8 @@ async fn a_repetition_needs_the_lease_and_the_shard() {
 /// writers find it again, the functions included.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_of_the_server_loses_no_acknowledged_write() {
-    let mut server = Server::with(&["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let mut server = Redis::durable().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     let mut newest: HashMap<u64, u64> = HashMap::new();
     for round in 0..3 {
         for n in 0..600 {
@@ -180,7 +180,7 @@ async fn a_crash_of_the_server_loses_no_acknowledged_write() {
         for n in 0..600 {
             if n == 100 && round < 2 {
                 server.kill();
-                server.run();
+                server.restart().unwrap();
             }
             let (shard, id, verdict) = node.verdict();
             assert_eq!((shard, verdict), (3, Ok(())), "write {id}");
@@ -196,11 +196,11 @@ async fn a_crash_of_the_server_loses_no_acknowledged_write() {
 /// A store that forgets everything also forgets fences: the owner must not go on as if nothing had happened.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_lost_its_memory_fences_its_former_owner() {
-    let mut server = Server::start();
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let mut server = Redis::start().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     assert_eq!(node.write(3, 1, "alice", Some("one")), Ok(()));
     server.kill();
-    server.run();
+    server.restart().unwrap();
     assert_eq!(node.write(3, 2, "alice", Some("two")), Err(StoreError::Fenced));
     assert_eq!(node.store.claim(&[(3, 0)], soon()).await, [Ok(1)]);
     assert_eq!(node.write(3, 3, "alice", Some("three")), Ok(()));
@@ -208,47 +208,43 @@ async fn a_server_that_lost_its_memory_fences_its_former_owner() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_waits_for_replicas_where_asked() {
-    let master = Server::with(&["--save", "", "--repl-diskless-sync", "no"]);
+    let master = Redis::start().unwrap();
     let wait = WaitReplicas { count: 1, within: Duration::from_millis(400) };
-    let config = RedisConfig { wait_replicas: Some(wait), ..config(master.mode(), "n1") };
+    let config = RedisConfig { wait_replicas: Some(wait), ..config(mode(&master), "n1") };
     let node = Node::open(&config).await;
     let claimed = node.store.claim(&[(3, 0)], soon()).await;
     assert!(format!("{claimed:?}").contains("Replicas { held: 0, wanted: 1 }"), "{claimed:?}");
 
-    let replica = Server::with(&["--save", "", "--replicaof", "127.0.0.1", &master.port.to_string()]);
-    until("the replica follows", || {
-        let (above, below) = (master.say(&["INFO", "replication"]), replica.say(&["INFO", "replication"]));
-        above.contains("state=online") && below.contains("master_link_status:up")
-    });
+    let replica = master.replica().unwrap();
     // The claim had taken effect, which its owner finds by asking for the fence.
     let fence = node.store.fences(&[3], soon()).await.unwrap().remove(0);
     assert_eq!((fence.epoch, fence.owner.as_str()), (1, "n1"));
     assert_eq!(node.store.claim(&[(3, 1)], soon()).await, [Ok(2)]);
     assert_eq!(node.write(3, 1, "alice", Some("one")), Ok(()));
-    replica.signal("STOP");
+    replica.signal("STOP").unwrap();
     assert_eq!(node.write(3, 2, "alice", Some("two")), Err(StoreError::Unavailable));
-    replica.signal("CONT");
+    replica.signal("CONT").unwrap();
     until("the replica catches up", || {
         node.store.write(3, write(9, "alice", Some("three"))).unwrap();
         node.verdict().2 == Ok(())
     });
-    assert_eq!(replica.say(&["HLEN", "rv:lab:{3}:records"]), ":1");
+    assert_eq!(replica.ask(&["HLEN", "rv:lab:{3}:records"]).unwrap(), ":1");
 }
 
 /// A call that is already done is not done again when it arrives a second time, and an old one that arrives late does no harm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_arrives_twice_or_late_does_no_harm() {
-    let server = Server::start();
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     assert_eq!(node.write(3, 1, "alice", Some("one")), Ok(()));
     let call = |version: &str, op: &str, value: &str| {
         let keys = ["rv:lab:{3}:fence", "rv:lab:{3}:records", "rv:lab:{3}:feed"];
         let mut all = vec!["FCALL", "reveille2_write", "3"];
         all.extend(keys);
         all.extend(["1", "n1", "100", version, "field", "*", op, value]);
-        server.say(&all)
+        server.ask(&all).unwrap()
     };
-    let length = || server.say(&["XLEN", "rv:lab:{3}:feed"]);
+    let length = || server.ask(&["XLEN", "rv:lab:{3}:feed"]).unwrap();
     assert_eq!(call("2", "s", "value"), ":0");
     let before = length();
     assert_eq!(call("2", "s", "value"), ":0", "again");
@@ -256,6 +252,6 @@ async fn a_call_that_arrives_twice_or_late_does_no_harm() {
     assert_eq!(call("3", "d", "tombstone"), ":0");
     assert_eq!(call("3", "d", "tombstone"), ":0");
     assert_eq!(call("2", "s", "value"), "STALE\n3", "late: the deletion holds");
-    assert_eq!(server.say(&["HEXISTS", "rv:lab:{3}:records", "field"]), ":0");
+    assert_eq!(server.ask(&["HEXISTS", "rv:lab:{3}:records", "field"]).unwrap(), ":0");
     assert_eq!(call("3", "s", "another"), "STALE\n3", "the same number for something else");
 }

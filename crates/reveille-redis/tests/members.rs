@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use reveille_redis::{LeaseError, MapEvent, Ownership, RedisConfig};
-use support::{Node, Server, config, soon, until_async};
+use support::{Node, Redis, config, mode, soon, until_async};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -16,8 +16,8 @@ fn owned(shard: u16, tag: &str, epoch: u64) -> Ownership {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_roster_names_who_lives() {
-    let server = Server::start();
-    let (one, two) = (Node::open(&config(server.mode(), "n1")).await, Node::open(&config(server.mode(), "n2")).await);
+    let server = Redis::start().unwrap();
+    let (one, two) = (Node::open(&config(mode(&server), "n1")).await, Node::open(&config(mode(&server), "n2")).await);
     let roster = one.store.renew(11, TTL, b"at \xff 10.0.0.1", soon()).await.unwrap();
     assert_eq!(roster.len(), 1);
     assert_eq!((roster[0].tag.as_str(), roster[0].incarnation), ("n1", 11));
@@ -39,8 +39,8 @@ async fn the_roster_names_who_lives() {
 /// Two processes under one tag would both believe that they own its shards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_process_under_the_tag_is_refused() {
-    let server = Server::start();
-    let (one, twin) = (Node::open(&config(server.mode(), "n1")).await, Node::open(&config(server.mode(), "n1")).await);
+    let server = Redis::start().unwrap();
+    let (one, twin) = (Node::open(&config(mode(&server), "n1")).await, Node::open(&config(mode(&server), "n1")).await);
     one.store.renew(11, TTL, b"", soon()).await.unwrap();
     let refused = twin.store.renew(12, TTL, b"", soon()).await;
     assert!(matches!(refused, Err(LeaseError::Held { incarnation: 11, remaining_ms: 1..=30_000 })), "{refused:?}");
@@ -51,25 +51,25 @@ async fn a_second_process_under_the_tag_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn descriptions_of_the_dead_are_pruned_after_a_day() {
-    let server = Server::start();
-    let (one, two) = (Node::open(&config(server.mode(), "n1")).await, Node::open(&config(server.mode(), "n2")).await);
+    let server = Redis::start().unwrap();
+    let (one, two) = (Node::open(&config(mode(&server), "n1")).await, Node::open(&config(mode(&server), "n2")).await);
     two.store.renew(2, TTL, b"two", soon()).await.unwrap();
     two.store.resign(2, soon()).await.unwrap();
     one.store.renew(1, TTL, b"one", soon()).await.unwrap();
-    assert_eq!(server.say(&["HLEN", "rv:lab:{members}:nodes"]), ":2", "a day has not passed");
-    let clock = server.say(&["TIME"]);
+    assert_eq!(server.ask(&["HLEN", "rv:lab:{members}:nodes"]).unwrap(), ":2", "a day has not passed");
+    let clock = server.ask(&["TIME"]).unwrap();
     let now: u64 = clock.lines().next().unwrap().parse().unwrap();
     let yesterday = ((now - 24 * 3600 - 5) * 1000).to_string();
-    server.say(&["HSET", "rv:lab:{members}:seen", "n2", &yesterday]);
+    server.ask(&["HSET", "rv:lab:{members}:seen", "n2", &yesterday]).unwrap();
     one.store.renew(1, TTL, b"one", soon()).await.unwrap();
-    assert_eq!(server.say(&["HKEYS", "rv:lab:{members}:nodes"]), "n1");
-    assert_eq!(server.say(&["HKEYS", "rv:lab:{members}:seen"]), "n1");
+    assert_eq!(server.ask(&["HKEYS", "rv:lab:{members}:nodes"]).unwrap(), "n1");
+    assert_eq!(server.ask(&["HKEYS", "rv:lab:{members}:seen"]).unwrap(), "n1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_map_is_read_whole_and_then_watched() {
-    let server = Server::start();
-    let (home, edge) = (Node::open(&config(server.mode(), "n1")).await, Node::open(&config(server.mode(), "e1")).await);
+    let server = Redis::start().unwrap();
+    let (home, edge) = (Node::open(&config(mode(&server), "n1")).await, Node::open(&config(mode(&server), "e1")).await);
     assert_eq!(edge.store.owners(soon()).await.unwrap(), (Vec::new(), String::new()));
     assert_eq!(home.store.announce(&[owned(10, "n1", 1), owned(2, "n1", 4)], soon()).await, Ok(2));
     let (owners, position) = edge.store.owners(soon()).await.unwrap();
@@ -88,8 +88,8 @@ async fn the_map_is_read_whole_and_then_watched() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_left_behind_is_told_to_read_again() {
-    let server = Server::start();
-    let home = Node::open(&RedisConfig { map_length: 10, ..config(server.mode(), "n1") }).await;
+    let server = Redis::start().unwrap();
+    let home = Node::open(&RedisConfig { map_length: 10, ..config(mode(&server), "n1") }).await;
     let (_, position) = home.store.owners(soon()).await.unwrap();
     for epoch in 1..1000 {
         home.store.announce(&[owned(2, "n1", epoch)], soon()).await.unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reveille_redis::{CommandError, SecretName};
 use reveille_runtime::clock;
-use support::{Node, Server, config, soon, until_async};
+use support::{Node, Redis, config, mode, soon, until_async};
 
 const LIFE: Duration = Duration::from_secs(3600);
 const NEVER: Duration = Duration::ZERO;
@@ -16,13 +16,13 @@ fn token() -> SecretName {
     SecretName::new("token", "team/key")
 }
 
-async fn two(server: &Server) -> (Node, Node) {
-    (Node::open(&config(server.mode(), "n1")).await, Node::open(&config(server.mode(), "n2")).await)
+async fn two(server: &Redis) -> (Node, Node) {
+    (Node::open(&config(mode(server), "n1")).await, Node::open(&config(mode(server), "n2")).await)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_comes_first_decides_for_all() {
-    let server = Server::start();
+    let server = Redis::start().unwrap();
     let (one, two) = two(&server).await;
     assert_eq!(two.store.secret(&token(), soon()).await, Ok(None));
     let first = one.store.keep_secret(&token(), b"one", LIFE, NEVER, soon()).await.unwrap();
@@ -38,7 +38,7 @@ async fn whoever_comes_first_decides_for_all() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_at_once_one_wins() {
-    let server = Server::start();
+    let server = Redis::start().unwrap();
     let (one, two) = two(&server).await;
     let ask = |node: &Node, value: u8| {
         let store = node.store.clone();
@@ -56,7 +56,7 @@ async fn of_many_at_once_one_wins() {
 /// The end of a secret is Redis's to say, and so is whether one is old enough to be replaced.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_is_replaced_when_it_is_old_and_gone_when_it_ends() {
-    let server = Server::start();
+    let server = Redis::start().unwrap();
     let (one, two) = two(&server).await;
     one.store.keep_secret(&token(), b"old", LIFE, NEVER, soon()).await.unwrap();
     let kept = two.store.keep_secret(&token(), b"new", LIFE, LIFE / 2, soon()).await.unwrap();
@@ -74,21 +74,21 @@ async fn a_secret_is_replaced_when_it_is_old_and_gone_when_it_ends() {
 /// P-109: neither name nor value can be read in Redis, and a value put in another's place opens for nobody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_sees_neither_name_nor_value_p109() {
-    let server = Server::start();
+    let server = Redis::start().unwrap();
     let (one, two) = two(&server).await;
     let other = SecretName::new("token", "someone@example.com");
     one.store.keep_secret(&token(), b"very secret", LIFE, NEVER, soon()).await.unwrap();
-    let name = server.say(&["KEYS", "*"]);
+    let name = server.ask(&["KEYS", "*"]).unwrap();
     assert!(name.starts_with("rv:lab:{") && name.contains("}:shared:token:") && !name.contains("team"), "{name}");
-    assert!(!server.say(&["GET", &name]).contains("secret"));
+    assert!(!server.ask(&["GET", &name]).unwrap().contains("secret"));
     one.store.keep_secret(&other, b"other", LIFE, NEVER, soon()).await.unwrap();
-    let names = server.say(&["KEYS", "*"]);
+    let names = server.ask(&["KEYS", "*"]).unwrap();
     let second = names.lines().find(|found| *found != name).unwrap();
     assert!(!second.contains("someone"));
-    server.say(&["COPY", &name, second, "REPLACE"]);
+    server.ask(&["COPY", &name, second, "REPLACE"]).unwrap();
     assert!(matches!(two.store.secret(&other, soon()).await, Err(CommandError::Record(_))));
-    server.say(&["SET", &name, "rubbish"]);
-    server.say(&["PEXPIRE", &name, "100000"]);
+    server.ask(&["SET", &name, "rubbish"]).unwrap();
+    server.ask(&["PEXPIRE", &name, "100000"]).unwrap();
     let spoilt = two.store.keep_secret(&token(), b"x", LIFE, NEVER, soon()).await;
     assert!(matches!(spoilt, Err(CommandError::Record(_))), "{spoilt:?}");
 }
@@ -96,13 +96,13 @@ async fn redis_sees_neither_name_nor_value_p109() {
 /// A server that stands still holds nobody up past the deadline, and one that is back is used again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_away_is_waited_for_no_longer_than_asked() {
-    let server = Server::start();
+    let server = Redis::start().unwrap();
     let (one, _two) = two(&server).await;
-    server.signal("STOP");
+    server.signal("STOP").unwrap();
     let before = clock::now();
     let asked = one.store.secret(&token(), before + Duration::from_millis(200)).await;
     assert_eq!(asked, Err(CommandError::Unavailable));
     assert!(clock::now() - before < Duration::from_secs(5));
-    server.signal("CONT");
+    server.signal("CONT").unwrap();
     assert_eq!(one.store.keep_secret(&token(), b"x", LIFE, NEVER, soon()).await.unwrap().value.as_slice(), b"x");
 }

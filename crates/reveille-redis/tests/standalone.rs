@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use reveille_redis::{ClaimError, CommandError, DeferError, Fence, FencedError, Followed, RedisConfig};
 use reveille_registrar::replica::{Replica, StoreError, StoreFull};
-use support::{Node, Server, aor, config, keyring, soon, write};
+use support::{Node, Redis, aor, config, keyring, mode, soon, write};
 
 fn one(user: &str, value: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(format!("{user}@example.com"), value.to_owned())])
@@ -16,8 +16,8 @@ fn one(user: &str, value: &str) -> BTreeMap<String, String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_written_is_loaded_and_read_through() {
-    let server = Server::start();
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     assert_eq!(node.write(3, 1, "alice", Some("one")), Ok(()));
     assert_eq!(node.write(3, 2, "bob", Some("two")), Ok(()));
     assert_eq!(node.write(4, 3, "carol", Some("three")), Ok(()));
@@ -35,8 +35,8 @@ async fn what_is_written_is_loaded_and_read_through() {
 /// P-170: the writes of one address are answered, and take effect, in the order in which they were handed over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn order_is_kept_per_address() {
-    let server = Server::start();
-    let config = RedisConfig { batch: 7, writers: 3, ..config(server.mode(), "n1") };
+    let server = Redis::start().unwrap();
+    let config = RedisConfig { batch: 7, writers: 3, ..config(mode(&server), "n1") };
     let node = Node::owner(&config).await;
     let count = 3000_u64;
     for id in 0..count {
@@ -64,10 +64,10 @@ async fn order_is_kept_per_address() {
 /// A node that lost a shard and does not know it changes nothing, and learns of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_owner_is_fenced() {
-    let server = Server::start();
-    let old = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let old = Node::owner(&config(mode(&server), "n1")).await;
     assert_eq!(old.write(3, 1, "alice", Some("old")), Ok(()));
-    let new = Node::open(&config(server.mode(), "n2")).await;
+    let new = Node::open(&config(mode(&server), "n2")).await;
     let refused = new.store.claim(&[(3, 0), (4, 1)], soon()).await;
     assert_eq!(refused[0], Err(ClaimError::Claimed { epoch: 1, owner: "n1".to_owned() }));
     assert_eq!(refused[1], Ok(2));
@@ -89,8 +89,8 @@ async fn a_stale_owner_is_fenced() {
 /// shard may have been somebody else's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_belongs_to_the_claim_it_was_made_under() {
-    let server = Server::start();
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     let count = 10_000;
     for id in 0..count {
         node.store.write(3, write(id, &format!("user{id}"), Some("x"))).unwrap();
@@ -107,15 +107,15 @@ async fn a_write_belongs_to_the_claim_it_was_made_under() {
 /// An owner that disowns a shard stops at once: what waits is not sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disowned_shard_is_not_written() {
-    let server = Server::start();
-    let node = Node::owner(&config(server.mode(), "n1")).await;
-    server.signal("STOP");
+    let server = Redis::start().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
+    server.signal("STOP").unwrap();
     node.store.write(3, write(1, "alice", Some("first"))).unwrap();
     // The first is on its way, the second waits for it.
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     node.store.write(3, write(2, "alice", Some("second"))).unwrap();
     node.store.disown(3);
-    server.signal("CONT");
+    server.signal("CONT").unwrap();
     assert_eq!(node.verdict(), (3, 1, Ok(())));
     assert_eq!(node.verdict(), (3, 2, Err(StoreError::Fenced)));
     assert_eq!(node.load(3), one("alice", "first"));
@@ -123,8 +123,8 @@ async fn a_disowned_shard_is_not_written() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_released_shard_is_flushed_and_free() {
-    let server = Server::start();
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     for id in 0..200 {
         node.store.write(3, write(id, &format!("user{id}"), Some("x"))).unwrap();
     }
@@ -136,15 +136,15 @@ async fn a_released_shard_is_flushed_and_free() {
     assert_eq!(node.store.release(3, soon()).await, Err(FencedError::Fenced { epoch: 0 }));
     let fences = node.store.fences(&[3], soon()).await.unwrap();
     assert_eq!(fences, [Fence { epoch: 1, owner: String::new() }]);
-    let next = Node::open(&config(server.mode(), "n2")).await;
+    let next = Node::open(&config(mode(&server), "n2")).await;
     assert_eq!(next.store.claim(&[(3, 1)], soon()).await, [Ok(2)]);
     assert_eq!(next.load(3).len(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conditional_write_finds_a_conflict() {
-    let server = Server::start();
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     let alice = aor("alice");
     let value = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
     let first = node.store.write_if(3, &alice, 0, value("one")).await.unwrap();
@@ -162,9 +162,9 @@ async fn a_conditional_write_finds_a_conflict() {
 /// The feed tells every write, deletions and claims included, to a node that only listens.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_hears_every_change() {
-    let server = Server::start();
-    let owner = Node::owner(&config(server.mode(), "n1")).await;
-    let follower = Node::open(&config(server.mode(), "n2")).await;
+    let server = Redis::start().unwrap();
+    let owner = Node::owner(&config(mode(&server), "n1")).await;
+    let follower = Node::open(&config(mode(&server), "n2")).await;
     assert_eq!(owner.write(3, 1, "before", Some("x")), Ok(()));
     let from = follower.store.feed_positions(&[3, 4], soon()).await.unwrap();
     let mut feed = follower.store.follow(from);
@@ -190,8 +190,8 @@ async fn a_follower_hears_every_change() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_left_behind_is_told_of_the_gap() {
-    let server = Server::start();
-    let config = RedisConfig { feed_length: 10, ..config(server.mode(), "n1") };
+    let server = Redis::start().unwrap();
+    let config = RedisConfig { feed_length: 10, ..config(mode(&server), "n1") };
     let node = Node::owner(&config).await;
     let from = node.store.feed_positions(&[3], soon()).await.unwrap();
     for id in 0..2000 {
@@ -211,9 +211,9 @@ async fn a_follower_left_behind_is_told_of_the_gap() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_node_left_behind_reaches_the_owner() {
-    let server = Server::start();
-    let loser = Node::open(&RedisConfig { deferred_limit: 2, ..config(server.mode(), "n1") }).await;
-    let owner = Node::owner(&config(server.mode(), "n2")).await;
+    let server = Redis::start().unwrap();
+    let loser = Node::open(&RedisConfig { deferred_limit: 2, ..config(mode(&server), "n1") }).await;
+    let owner = Node::owner(&config(mode(&server), "n2")).await;
     let from = owner.store.feed_positions(&[3], soon()).await.unwrap();
     let mut feed = owner.store.follow(from);
     loser.store.defer(3, &aor("alice"), Some(b"late"), soon()).await.unwrap();
@@ -234,15 +234,15 @@ async fn what_a_node_left_behind_reaches_the_owner() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_refuses_and_recovers() {
-    let server = Server::start();
-    let config = RedisConfig { queue: 3, ..config(server.mode(), "n1") };
+    let server = Redis::start().unwrap();
+    let config = RedisConfig { queue: 3, ..config(mode(&server), "n1") };
     let node = Node::owner(&config).await;
-    server.signal("STOP");
+    server.signal("STOP").unwrap();
     for id in 0..3 {
         node.store.write(3, write(id, "alice", Some("x"))).unwrap();
     }
     assert_eq!(node.store.write(3, write(3, "alice", Some("x"))), Err(StoreFull));
-    server.signal("CONT");
+    server.signal("CONT").unwrap();
     for id in 0..3 {
         assert_eq!(node.verdict(), (3, id, Ok(())));
     }
@@ -252,14 +252,14 @@ async fn a_full_queue_refuses_and_recovers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_is_full_by_weight_too() {
-    let server = Server::start();
-    let config = RedisConfig { queue_bytes: 100, ..config(server.mode(), "n1") };
+    let server = Redis::start().unwrap();
+    let config = RedisConfig { queue_bytes: 100, ..config(mode(&server), "n1") };
     let node = Node::owner(&config).await;
     let large = "x".repeat(500);
-    server.signal("STOP");
+    server.signal("STOP").unwrap();
     node.store.write(3, write(0, "alice", Some(&large))).unwrap();
     assert_eq!(node.store.write(4, write(1, "alice", Some("x"))), Err(StoreFull), "the first may be of any weight");
-    server.signal("CONT");
+    server.signal("CONT").unwrap();
     assert_eq!(node.verdict(), (3, 0, Ok(())));
     assert_eq!(node.write(4, 2, "alice", Some("x")), Ok(()));
 }
@@ -267,8 +267,8 @@ async fn a_queue_is_full_by_weight_too() {
 /// A store that is closed answers what it took, takes nothing more, and lets go of whoever heard its verdicts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_closed_store_has_answered_everything() {
-    let server = Server::start();
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     for id in 0..1000 {
         node.store.write((id % 64) as u16, write(id, "alice", Some("x"))).unwrap();
     }
@@ -280,23 +280,22 @@ async fn a_closed_store_has_answered_everything() {
 /// P-109: neither the server's keys and values, nor its files, nor what passes over the wire names a user or a token.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_never_sees_a_name_or_a_token() {
-    let server = Server::with(&["--appendonly", "yes", "--save", ""]);
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::with("appendonly yes").unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     let secret = "prid-0123456789abcdef";
     for id in 0..20 {
         assert_eq!(node.write(3, id, &format!("findable{id}"), Some(secret)), Ok(()));
     }
     assert_eq!(node.write(3, 20, "findable7", None), Ok(()));
     node.store.defer(3, &aor("findable-late"), Some(secret.as_bytes()), soon()).await.unwrap();
-    server.say(&["BGREWRITEAOF"]);
+    server.ask(&["BGREWRITEAOF"]).unwrap();
     support::until("the file is written", || {
-        server.say(&["INFO", "persistence"]).contains("aof_rewrite_in_progress:0")
+        server.ask(&["INFO", "persistence"]).unwrap().contains("aof_rewrite_in_progress:0")
     });
-    server.say(&["SAVE"]);
+    server.ask(&["SAVE"]).unwrap();
     let mut seen = 0;
-    for entry in std::fs::read_dir(server.dir.path())
-        .unwrap()
-        .chain(std::fs::read_dir(server.dir.path().join("appendonlydir")).unwrap())
+    for entry in
+        std::fs::read_dir(server.dir()).unwrap().chain(std::fs::read_dir(server.dir().join("appendonlydir")).unwrap())
     {
         let path = entry.unwrap().path();
         if path.is_file() {
@@ -314,8 +313,8 @@ async fn redis_never_sees_a_name_or_a_token() {
 /// A node that takes everything over at once reads all shards at once, over a few connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_shards_are_read_at_once_over_few_connections() {
-    let server = Server::start();
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     for id in 0..64 * 100 {
         node.store.write((id % 64) as u16, write(id, &format!("user{id}"), Some("x"))).unwrap();
     }
@@ -332,7 +331,7 @@ async fn all_shards_are_read_at_once_over_few_connections() {
                 .collect();
             let mut most = 0;
             while loads.iter().any(|load| !load.is_finished()) {
-                most = most.max(server.say(&["CLIENT", "LIST"]).lines().count());
+                most = most.max(server.ask(&["CLIENT", "LIST"]).unwrap().lines().count());
             }
             assert!(loads.into_iter().all(|load| load.join().unwrap() == 100));
             most
@@ -344,14 +343,14 @@ async fn all_shards_are_read_at_once_over_few_connections() {
 /// One spoilt record is left out; a key that is missing stops the whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_is_left_out_and_a_missing_key_is_an_error() {
-    let server = Server::start();
-    let node = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let node = Node::owner(&config(mode(&server), "n1")).await;
     assert_eq!(node.write(3, 1, "alice", Some("one")), Ok(()));
-    server.say(&["HSET", "rv:lab:{3}:records", "0123456789abcdef", "\u{1}garbage"]);
+    server.ask(&["HSET", "rv:lab:{3}:records", "0123456789abcdef", "\u{1}garbage"]).unwrap();
     assert_eq!(node.load(3), one("alice", "one"));
     assert_eq!(node.metrics.damaged.get(), 1);
     let other = reveille_redis::Keyring::new([7; 32], vec![(9, [9; 32])]).unwrap();
-    let blind = Node::open(&RedisConfig { keys: other, ..config(server.mode(), "n2") }).await;
+    let blind = Node::open(&RedisConfig { keys: other, ..config(mode(&server), "n2") }).await;
     let store = blind.store.clone();
     let loaded = tokio::task::spawn_blocking(move || store.load(3).is_err()).await.unwrap();
     assert!(loaded);

@@ -6,15 +6,15 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use reveille_registrar::replica::StoreError;
-use support::{Node, Second, Server, config, soon, until};
+use support::{Node, Redis, Second, config, mode, soon, until};
 
 fn of(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(user, value)| ((*user).to_owned(), (*value).to_owned())).collect()
 }
 
 /// How often Redis has carried out a command.
-fn count(server: &Server, command: &str) -> u64 {
-    let stats = server.say(&["INFO", "commandstats"]);
+fn count(server: &Redis, command: &str) -> u64 {
+    let stats = server.ask(&["INFO", "commandstats"]).unwrap();
     let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
     line.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
 }
@@ -25,8 +25,8 @@ const MEMORY: usize = 1 << 30;
 /// inherited, and not one record is read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_followed_shard_is_taken_over_without_reading_a_record() {
-    let server = Server::start();
-    let first = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let first = Node::owner(&config(mode(&server), "n1")).await;
     let mut id = 0;
     let mut writes = |shard, user: &str, value| {
         id += 1;
@@ -35,7 +35,7 @@ async fn a_followed_shard_is_taken_over_without_reading_a_record() {
     writes(3, "alice", Some("one"));
     writes(3, "bob", Some("one"));
     writes(4, "dave", Some("one"));
-    let second = Second::open(&config(server.mode(), "n2"), MEMORY).await;
+    let second = Second::open(&config(mode(&server), "n2"), MEMORY).await;
     second.follow([3, 4, 5]);
     writes(3, "alice", Some("two"));
     writes(3, "bob", None);
@@ -62,9 +62,9 @@ async fn a_followed_shard_is_taken_over_without_reading_a_record() {
 /// Entries are trimmed before they were read: the shard is read anew, and followed again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shard_whose_feed_was_trimmed_is_read_anew() {
-    let server = Server::start();
-    let first = Node::owner(&config(server.mode(), "n1")).await;
-    let second = Second::open(&config(server.mode(), "n2"), MEMORY).await;
+    let server = Redis::start().unwrap();
+    let first = Node::owner(&config(mode(&server), "n1")).await;
+    let second = Second::open(&config(mode(&server), "n2"), MEMORY).await;
     assert_eq!(first.write(3, 1, "alice", Some("one")), Ok(()));
     assert_eq!(first.write(4, 2, "bob", Some("one")), Ok(()));
     second.follow([3, 4]);
@@ -72,7 +72,7 @@ async fn a_shard_whose_feed_was_trimmed_is_read_anew() {
     let mut missed = || {
         id += 2;
         assert_eq!(first.write(3, id, "alice", Some("lost")), Ok(()));
-        server.say(&["XTRIM", "rv:lab:{3}:feed", "MAXLEN", "0"]);
+        server.ask(&["XTRIM", "rv:lab:{3}:feed", "MAXLEN", "0"]).unwrap();
         assert_eq!(first.write(3, id + 1, "carol", Some("new")), Ok(()));
         second.metrics.gaps.get() > 0
     };
@@ -88,10 +88,10 @@ async fn a_shard_whose_feed_was_trimmed_is_read_anew() {
 /// something old.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gap_before_the_claim_is_noticed() {
-    let server = Server::start();
-    let first = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let first = Node::owner(&config(mode(&server), "n1")).await;
     assert_eq!(first.write(3, 1, "alice", Some("one")), Ok(()));
-    let second = Second::open(&config(server.mode(), "n2"), MEMORY).await;
+    let second = Second::open(&config(mode(&server), "n2"), MEMORY).await;
     second.follow([3]);
     claim_unseen(&server, 3, "n9", 1, 1 << 20);
     second.take_over(3, 2 << 20).await;
@@ -100,20 +100,21 @@ async fn a_gap_before_the_claim_is_noticed() {
 }
 
 /// Claims a shard, and trims its feed in the same moment.
-fn claim_unseen(server: &Server, shard: u16, node: &str, expected: u64, epoch: u64) {
+fn claim_unseen(server: &Redis, shard: u16, node: &str, expected: u64, epoch: u64) {
     let (fence, feed) = (format!("rv:lab:{{{shard}}}:fence"), format!("rv:lab:{{{shard}}}:feed"));
-    let claim = format!("FCALL reveille1_claim 2 {fence} {feed} {node} {expected} \"\" 256 {epoch}");
-    let said = server.say_lines(&["MULTI", &claim, &format!("XTRIM {feed} MAXLEN 0"), "EXEC"]);
-    assert!(said.contains(&epoch.to_string()), "{said}");
+    let (expected, epoch) = (expected.to_string(), epoch.to_string());
+    let claim = ["FCALL", "reveille2_claim", "2", &fence, &feed, node, &expected, "", "256", &epoch];
+    let said = server.ask_all(&[&["MULTI"], &claim, &["XTRIM", &feed, "MAXLEN", "0"], &["EXEC"]]).unwrap();
+    assert!(said[3].contains(&epoch), "{said:?}");
 }
 
 /// A claim that this server does not know (a failover forgot it), or that is not the one that was granted, inherits nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_own_claim_in_the_feed_nothing_is_inherited() {
-    let server = Server::start();
-    let first = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let first = Node::owner(&config(mode(&server), "n1")).await;
     assert_eq!(first.write(3, 1, "alice", Some("one")), Ok(()));
-    let second = Second::open(&config(server.mode(), "n2"), MEMORY).await;
+    let second = Second::open(&config(mode(&server), "n2"), MEMORY).await;
     second.follow([3, 4, 5]);
     claim_unseen(&server, 3, "n2", 1, 1 << 20);
     second.node.store.claim_as(&[(3, 1, 1 << 20)], soon()).await.pop().unwrap().unwrap();
@@ -132,15 +133,15 @@ async fn without_its_own_claim_in_the_feed_nothing_is_inherited() {
 /// Records take as much memory as is allowed; shards that find no room are left out, and counted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_bounded() {
-    let server = Server::start();
-    let first = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let first = Node::owner(&config(mode(&server), "n1")).await;
     let value = "x".repeat(1000);
     for shard in 0..4 {
         for n in 0..5 {
             assert_eq!(first.write(shard, u64::from(shard) * 10 + n, &format!("u{n}"), Some(&value)), Ok(()));
         }
     }
-    let second = Second::open(&config(server.mode(), "n2"), 12_000).await;
+    let second = Second::open(&config(mode(&server), "n2"), 12_000).await;
     second.node.store.follow_only((0..4).collect());
     second.until_warm(2);
     assert_eq!((second.metrics.shards.get(), second.metrics.records.get()), (4, 10));
@@ -154,10 +155,10 @@ async fn memory_is_bounded() {
 /// What a node says of its standby is heard by the others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_tell_how_far_they_are() {
-    let server = Server::start();
-    let first = Node::owner(&config(server.mode(), "n1")).await;
+    let server = Redis::start().unwrap();
+    let first = Node::owner(&config(mode(&server), "n1")).await;
     assert_eq!(first.write(3, 1, "alice", Some("one")), Ok(()));
-    let second = Second::open(&config(server.mode(), "n2"), MEMORY).await;
+    let second = Second::open(&config(mode(&server), "n2"), MEMORY).await;
     second.follow([3, 4]);
     let tags = ["n1", "n2"].map(str::to_owned);
     support::until_async("the other hears of it", || async {

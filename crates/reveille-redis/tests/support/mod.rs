@@ -1,11 +1,8 @@
-//! Real servers for the tests: each on a port of its own, with a directory of its own, ended when the test is over.
+//! What the tests share: nodes over real servers, and load for them.
 #![allow(dead_code)] // each test file uses its part
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,164 +13,14 @@ use reveille_redis::{Endpoint, Keyring, Metrics, Mode, RedisConfig, RedisStore, 
 use reveille_registrar::aor::Aor;
 use reveille_registrar::replica::{Acks, Replica, StoreError, Write};
 use reveille_runtime::clock;
-use tempfile::TempDir;
+pub(crate) use reveille_testkit::redis::Redis;
 
 /// Longer than anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(40);
 
-/// A server process.
-pub(crate) struct Server {
-    child: Option<Child>,
-    program: &'static str,
-    args: Vec<String>,
-    pub(crate) port: u16,
-    pub(crate) dir: TempDir,
-}
-
-impl Server {
-    /// A server without anything on disk.
-    pub(crate) fn start() -> Self {
-        Self::with(&["--save", "", "--appendonly", "no"])
-    }
-
-    pub(crate) fn with(args: &[&str]) -> Self {
-        let port = free_port();
-        let mut all = vec!["--port".to_owned(), port.to_string()];
-        all.extend(args.iter().map(|arg| (*arg).to_owned()));
-        Self::launch("redis-server", port, all, tempfile::tempdir().unwrap())
-    }
-
-    pub(crate) fn launch(program: &'static str, port: u16, args: Vec<String>, dir: TempDir) -> Self {
-        let mut server = Server { child: None, program, args, port, dir };
-        server.run();
-        server
-    }
-
-    /// Starts the process (again) and waits until it listens.
-    pub(crate) fn run(&mut self) {
-        let mut command = Command::new(self.program);
-        command.current_dir(self.dir.path()).args(&self.args);
-        if !self.args.first().is_some_and(|first| first.ends_with(".conf")) {
-            command.args(["--bind", "127.0.0.1", "--loglevel", "warning", "--dir"]).arg(self.dir.path());
-        }
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.child = Some(child.unwrap_or_else(|error| {
-            panic!("{} cannot be started ({error}): `cargo xtask test` installs it", self.program)
-        }));
-        until("the server listens", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
-    }
-
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        Endpoint::new("127.0.0.1", self.port)
-    }
-
-    pub(crate) fn mode(&self) -> Mode {
-        Mode::Standalone(self.endpoint())
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
-    }
-
-    /// Ends the process at once, as a crash does.
-    pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    /// Sends STOP or CONT.
-    pub(crate) fn signal(&self, signal: &str) {
-        let done = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
-        assert!(done.success());
-    }
-
-    /// Says something to the server on a connection of our own.
-    pub(crate) fn say(&self, command: &[&str]) -> String {
-        say(self.port, command)
-    }
-
-    /// Says several things on one connection, a line each, and returns all that is answered.
-    pub(crate) fn say_lines(&self, lines: &[&str]) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.write_all(format!("{}\r\nQUIT\r\n", lines.join("\r\n")).as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Sends one command in the plain protocol; nested replies come as lines.
-///
-/// A server that reads its files again listens before it answers, which is waited for.
-pub(crate) fn say(port: u16, command: &[&str]) -> String {
-    let mut answer = String::new();
-    until("the server has read its files", || {
-        answer = try_say(port, command).unwrap();
-        !answer.starts_with("-LOADING")
-    });
-    answer
-}
-
-pub(crate) fn try_say(port: u16, command: &[&str]) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut request = format!("*{}\r\n", command.len());
-    for arg in command {
-        request.push_str(&format!("${}\r\n{arg}\r\n", arg.len()));
-    }
-    stream.write_all(request.as_bytes())?;
-    let mut lines = Vec::new();
-    reply(&mut BufReader::new(stream), &mut lines)?;
-    Ok(lines.join("\n"))
-}
-
-fn reply(stream: &mut BufReader<TcpStream>, lines: &mut Vec<String>) -> std::io::Result<()> {
-    let mut line = String::new();
-    stream.read_line(&mut line)?;
-    let line = line.trim_end();
-    match (line.get(..1), line.get(1..).and_then(|rest| rest.parse::<i64>().ok())) {
-        (Some("$"), Some(length)) if length >= 0 => {
-            let mut octets = vec![0; usize::try_from(length).unwrap() + 2];
-            stream.read_exact(&mut octets)?;
-            octets.truncate(octets.len() - 2);
-            lines.push(String::from_utf8_lossy(&octets).into_owned());
-        }
-        (Some("*"), Some(count)) => {
-            for _ in 0..count {
-                reply(stream, lines)?;
-            }
-        }
-        _ => lines.push(line.to_owned()),
-    }
-    Ok(())
-}
-
-pub(crate) fn free_port() -> u16 {
-    // Redis Cluster wants port + 10000 as well.
-    loop {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
-            return port;
-        }
-    }
-}
-
 /// Waits for something another process does, of which it sends no word.
 pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let give_up = clock::now() + LONG;
-    while !done() {
-        assert!(clock::now() < give_up, "in vain: {what}");
-        #[allow(clippy::disallowed_methods)] // there is nothing to wait on
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    reveille_testkit::redis::until(what, || Ok(done())).unwrap();
 }
 
 /// As `until`, for what has to be asked of the store.
@@ -183,6 +30,14 @@ pub(crate) async fn until_async<F: Future<Output = bool>>(what: &str, mut done: 
         assert!(clock::now() < give_up, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+pub(crate) fn endpoint(server: &Redis) -> Endpoint {
+    Endpoint::new("127.0.0.1", server.port())
+}
+
+pub(crate) fn mode(server: &Redis) -> Mode {
+    Mode::Standalone(endpoint(server))
 }
 
 pub(crate) fn keyring() -> Keyring {

@@ -4,14 +4,13 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use reveille::lab::{Lab, LabOptions};
 use reveille_runtime::clock;
-use reveille_testkit::pns::DeviceKind;
+use reveille_testkit::{pns::DeviceKind, redis::Redis};
 use serde_json::Value;
 
 use crate::{
@@ -20,9 +19,7 @@ use crate::{
     each, fill,
     probe::Probe,
     process::{Server, cpu_split, resident},
-    quantile,
-    redis::Redis,
-    user,
+    quantile, user,
 };
 
 /// As many as a cluster has by default.
@@ -47,7 +44,7 @@ struct Field {
 impl Field {
     /// Redis and the lab, without a node.
     async fn new(users: usize, standby: bool) -> Self {
-        let redis = Redis::with_fsync("everysec");
+        let redis = Redis::with("appendonly yes\nappendfsync everysec").unwrap();
         let extra = format!(
             r#"{EXTRA}
 [[listener]]
@@ -72,7 +69,7 @@ server_name = "reveille-node"
 lease = "{}s"
 standby = {standby}
 "#,
-            redis.port,
+            redis.port(),
             LEASE.as_secs()
         );
         let options = LabOptions {
@@ -189,24 +186,24 @@ standby = {standby}
     }
 
     fn redis_cpu(&self) -> Duration {
-        let (user, system) = cpu_split(self.redis.pid());
+        let (user, system) = cpu_split(self.redis_pid());
         user + system
     }
 
-    /// What Redis answers to a command of simple words.
-    fn ask_redis(&self, command: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.redis.port)).unwrap();
-        stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+    /// What Redis answers.
+    fn ask_redis(&self, command: &[&str]) -> String {
+        self.redis.ask(command).unwrap()
+    }
+
+    fn redis_pid(&self) -> u32 {
+        self.redis.pid().unwrap()
     }
 
     /// How long Redis will still believe in a node.
     fn lease_left(&self, name: &str) -> Duration {
         let tag = reveille::cluster::tag(name).0;
-        let answer = self.ask_redis(&format!("PTTL rv:lab:{{members}}:lease:{tag}"));
-        let millis = answer.trim_start_matches(':').split("\r\n").next().unwrap().parse::<u64>();
+        let answer = self.ask_redis(&["PTTL", &format!("rv:lab:{{members}}:lease:{tag}")]);
+        let millis = answer.trim_start_matches(':').parse::<u64>();
         Duration::from_millis(millis.expect("the node has a lease"))
     }
 
@@ -214,7 +211,7 @@ standby = {standby}
         let mib = |bytes: u64| bytes >> 20;
         let mut text: Vec<_> =
             self.nodes.iter().map(|(name, node)| format!("{name} {}", mib(node.resident()))).collect();
-        text.push(format!("redis {}", mib(resident(self.redis.pid()))));
+        text.push(format!("redis {}", mib(resident(self.redis_pid()))));
         format!("MiB resident: {}", text.join(", "))
     }
 }
@@ -223,15 +220,14 @@ standby = {standby}
 /// the first time about when the shards get their next owner, which has not read them yet.
 pub(crate) async fn takeover(bindings: usize, standby: bool) {
     let mut field = Field::new(PROBED, standby).await;
-    let (empty, start) = (resident(field.redis.pid()), clock::now());
-    fill::bindings(&field.lab, field.redis.port, SHARDS, &field.param, bindings).await;
-    let each_in_redis = (resident(field.redis.pid()) - empty) / bindings as u64;
+    let (empty, start) = (resident(field.redis_pid()), clock::now());
+    fill::bindings(&field.lab, field.redis.port(), SHARDS, &field.param, bindings).await;
+    let each_in_redis = (resident(field.redis_pid()) - empty) / bindings as u64;
     println!("{bindings} bindings written in {:.1} s, {each_in_redis} bytes each in Redis", seconds(start));
     for key in ["records", "feed"] {
-        let held =
-            |command: &str| field.ask_redis(&format!("{command} rv:lab:{{0}}:{key}")).lines().next().map(str::to_owned);
-        let count = if key == "feed" { "XLEN" } else { "HLEN" };
-        println!("shard 0: {key} {:?}, octets {:?}", held(count), held("MEMORY USAGE"));
+        let name = format!("rv:lab:{{0}}:{key}");
+        let count = field.ask_redis(&[if key == "feed" { "XLEN" } else { "HLEN" }, &name]);
+        println!("shard 0: {key} {count}, octets {}", field.ask_redis(&["MEMORY", "USAGE", &name]));
     }
     let start = clock::now();
     for name in ["home1", "home2", "home3", "edge1", "edge2"] {

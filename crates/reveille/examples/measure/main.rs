@@ -10,8 +10,6 @@
 
 #[path = "../../tests/process/mod.rs"]
 mod process;
-#[path = "../../tests/cluster/redis.rs"]
-mod redis;
 
 mod cluster;
 mod datagram;

@@ -9,15 +9,16 @@ use reveille_pns::{ApnsSettings, Away, BoxFuture, Hosting, InForce, Services, Se
 use reveille_push::{Outcome, PushClass, PushJob, PushServices, PushTarget, Ticket};
 use reveille_redis::{Endpoint, Keyring, Metrics, Mode, RedisConfig, RedisStore};
 use reveille_runtime::{Fatal, RuntimeMetrics, clock};
-use reveille_testkit::pns::{LabConfig, LabFiles, LabPns, Provider};
+use reveille_testkit::{
+    pns::{LabConfig, LabFiles, LabPns, Provider},
+    redis::Redis,
+};
 use tokio::sync::oneshot;
-
-use crate::redis::Redis;
 
 /// One home's way to what is shared. A clock that is off is what its offers look like.
 pub(crate) async fn store(redis: &Redis, node: &str) -> Arc<RedisStore> {
     let keys = Keyring::new([7; 32], vec![(1, [1; 32])]).unwrap();
-    let mode = Mode::Standalone(Endpoint::new("127.0.0.1", redis.port));
+    let mode = Mode::Standalone(Endpoint::new("127.0.0.1", redis.port()));
     let config = RedisConfig {
         response_timeout: Duration::from_millis(300),
         ..RedisConfig::new(mode, "lab".to_owned(), node.to_owned(), 16, keys)
@@ -100,7 +101,7 @@ impl Home {
 /// P-143: homes send with the token that is in force, whoever minted it and whatever their clocks say; with Redis away each goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_apns_token_serves_all_homes_p143() {
-    let mut redis = Redis::start();
+    let mut redis = Redis::durable().unwrap();
     let (pns, folder) = (LabPns::start(LabConfig::default()).await.unwrap(), tempfile::tempdir().unwrap());
     let files = pns.write_credentials(folder.path()).unwrap();
     let issued = || pns.requests().iter().filter_map(|request| request.issued).collect::<Vec<_>>();

@@ -5,14 +5,12 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, process::Comma
 use reveille::lab::{Lab, LabOptions};
 use reveille_testkit::{
     pns::Provider,
+    redis::Redis,
     ua::{Phone, PhoneBuilder},
 };
 use serde_json::Value;
 
-use crate::{
-    process::{PATIENCE, Server},
-    redis::Redis,
-};
+use crate::process::{PATIENCE, Server};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_reveille");
 
@@ -37,7 +35,7 @@ impl Field {
 
     /// Starts nodes with these roles.
     pub(crate) async fn with_roles(nodes: &[(&'static str, &str)]) -> Self {
-        let redis = Redis::start();
+        let redis = Redis::durable().unwrap();
         let extra = format!(
             r#"
 [[listener]]
@@ -62,7 +60,7 @@ key_files = ["secret"]
 server_name = "reveille-node"
 lease = "2s"
 "#,
-            redis.port
+            redis.port()
         );
         let registrar = format!("shards = {SHARDS}");
         let users = (0..MANY).map(|n| format!("u{n}")).collect();
@@ -86,7 +84,7 @@ lease = "2s"
 
     /// Starts one more node.
     pub(crate) async fn add(&mut self, name: &'static str, roles: &str) {
-        self.start_node(name, roles, self.redis.port).await;
+        self.start_node(name, roles, self.redis.port()).await;
     }
 
     async fn start_node(&mut self, name: &'static str, roles: &str, redis: u16) {

@@ -8,7 +8,6 @@ mod field;
 mod partition;
 #[path = "../process/mod.rs"]
 mod process;
-mod redis;
 mod standby;
 mod takeover;
 mod tickets;

@@ -64,7 +64,7 @@ async fn newest(field: &Field, node: &str) -> Option<u64> {
 #[tokio::test]
 async fn what_a_node_promised_while_it_was_cut_off_is_kept() {
     let mut field = Field::start(&["n1"]).await;
-    let way = Way::to(field.redis.port).await;
+    let way = Way::to(field.redis.port()).await;
     field.kill("n1");
     field.add_over("n1", way.port).await;
     field.settled().await;

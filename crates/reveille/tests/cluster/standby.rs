@@ -1,10 +1,6 @@
 //! Nodes that follow the shards they would take over: what is there when they do, and what they have to read.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    time::Duration,
-};
+use std::time::Duration;
 
 use reveille_testkit::{pns::Provider, ua::Phone};
 
@@ -106,14 +102,10 @@ async fn sum_line(field: &Field, line: &str) -> f64 {
 
 /// Takes all entries out of all feeds: whoever has not read them misses them.
 fn trim_feeds(field: &Field) {
-    let mut stream = TcpStream::connect(("127.0.0.1", field.redis.port)).unwrap();
     for shard in 0..SHARDS {
-        stream.write_all(format!("XTRIM rv:lab:{{{shard}}}:feed MAXLEN 0\r\n").as_bytes()).unwrap();
+        let answer = field.redis.ask(&["XTRIM", &format!("rv:lab:{{{shard}}}:feed"), "MAXLEN", "0"]).unwrap();
+        assert!(answer.starts_with(':'), "{answer}");
     }
-    stream.write_all(b"QUIT\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(!answer.contains("-ERR"), "{answer}");
 }
 
 /// A home dies; those that had followed its shards serve them without reading one record, and what was acknowledged in the last

@@ -135,7 +135,7 @@ async fn redis_may_go_and_come_back() {
     let refused = bob.register(3600).await.unwrap();
     assert_eq!((refused.code(), refused.header("Retry-After").is_some()), (503, true));
     assert_eq!(field.node(home).get("/health/ready").await.unwrap().0, 503, "degraded");
-    field.redis.restart();
+    field.redis.restart().unwrap();
     field.settled().await;
     assert_eq!(field.home_of("alice").await, home);
     field.node(home).until_metric_falls("reveille_registrar_deferred", 0.0).await;

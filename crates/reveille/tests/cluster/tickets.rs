@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use reveille::cluster::TicketSharing;
 use reveille_edge::TicketKeys;
+use reveille_testkit::redis::Redis;
 use rustls::{
     ClientConfig, HandshakeKind, RootCertStore, SupportedProtocolVersion,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
@@ -16,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::{SOON, credentials::store, field::Field, redis::Redis};
+use crate::{SOON, credentials::store, field::Field};
 
 /// Connects, hears an answer to a keep-alive, by when TLS 1.3 has brought its ticket, and says how the handshake went.
 async fn handshake(client: &Arc<ClientConfig>, to: SocketAddr) -> HandshakeKind {
@@ -65,19 +66,19 @@ async fn edge(redis: &Redis, node: &str) -> (TicketSharing, Arc<TicketKeys>) {
 /// S-170: keys are replaced after half their life, the last one opens on, and the first edge to look decides for all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ticket_keys_are_rotated_for_all_edges_s170() {
-    let mut redis = Redis::start();
+    let mut redis = Redis::start().unwrap();
     let ((mut one, ours), (mut two, theirs)) = (edge(&redis, "1").await, edge(&redis, "2").await);
     let (looked, also) = tokio::join!(one.look(), two.look());
     assert!(looked && also);
     let first = ours.encrypt(b"first").unwrap();
     assert_eq!(theirs.decrypt(&first).as_deref(), Some(&b"first"[..]), "of two that made keys at once one won");
-    let name = redis.say(&["KEYS", "*tickets*"]);
+    let name = redis.ask(&["KEYS", "*tickets*"]).unwrap();
     assert_eq!(name.lines().count(), 1, "{name}");
 
     // Twelve hours later and a bit: one edge looks and replaces the key, the other looks and has it.
-    let left: u64 = redis.say(&["PTTL", &name]).parse().unwrap();
+    let left: u64 = redis.ask(&["PTTL", &name]).unwrap().trim_start_matches(':').parse().unwrap();
     assert!(left > 23 * 3_600_000, "{left}");
-    redis.say(&["PEXPIRE", &name, &(12 * 3_600_000 - 1).to_string()]);
+    redis.ask(&["PEXPIRE", &name, &(12 * 3_600_000 - 1).to_string()]).unwrap();
     assert!(one.look().await);
     let second = ours.encrypt(b"second").unwrap();
     assert_ne!(second[..16], first[..16]);
@@ -92,7 +93,7 @@ async fn ticket_keys_are_rotated_for_all_edges_s170() {
     assert_eq!(newcomers.decrypt(&first).as_deref(), Some(&b"first"[..]));
 
     // Another twelve hours later: the first is destroyed everywhere, its 24 hours being over.
-    redis.say(&["PEXPIRE", &name, &(12 * 3_600_000 - 1).to_string()]);
+    redis.ask(&["PEXPIRE", &name, &(12 * 3_600_000 - 1).to_string()]).unwrap();
     assert!(two.look().await && one.look().await);
     assert_eq!((ours.decrypt(&first), theirs.decrypt(&first)), (None, None));
     assert_eq!(ours.decrypt(&second).as_deref(), Some(&b"second"[..]));
@@ -103,7 +104,7 @@ async fn ticket_keys_are_rotated_for_all_edges_s170() {
     let away = ours.encrypt(b"away").unwrap();
     assert_eq!(theirs.decrypt(&away).as_deref(), Some(&b"away"[..]));
     // Redis back, and empty: there are new keys, and what was begun is resumed by who knew the old ones.
-    redis.restart_empty();
+    redis.restart().unwrap();
     assert!(one.look().await && two.look().await);
     assert_eq!(theirs.decrypt(&ours.encrypt(b"new").unwrap()).as_deref(), Some(&b"new"[..]));
     assert_eq!(ours.decrypt(&away).as_deref(), Some(&b"away"[..]));

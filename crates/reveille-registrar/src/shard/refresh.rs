@@ -252,7 +252,7 @@ impl Shard {
     }
 
     /// The record of `aor` is now `record`: what was going on for bindings that were refreshed or are no more is over, and what has
-    /// not left is withdrawn (P-047, P-095).
+    /// not left is withdrawn (P-047, P-095). To be called before the record is put.
     pub(super) fn end_refreshes(&mut self, now: Now, aor: &Aor, record: &Record) {
         if self.refreshes.courses.is_empty() {
             return;
@@ -277,9 +277,13 @@ impl Shard {
             }
             false
         });
-        self.refreshes.open -= before - courses.len();
+        let ended = before - courses.len();
+        self.refreshes.open -= ended;
         if courses.is_empty() {
             self.refreshes.courses.remove(aor);
+        }
+        if ended > 0 {
+            self.table.unplan(aor);
         }
         ends.into_iter().for_each(|end| self.refreshed_as(end));
     }

@@ -148,6 +148,15 @@ impl Table {
         }
     }
 
+    /// Drops the plan of a record that is about to be put again: what it was for is over, so it would be visited for nothing. To be
+    /// used for what happens now and then: the place in the timetable is kept until its minute.
+    pub(super) fn unplan(&mut self, aor: &Aor) {
+        let slot = self.find(aor.as_str());
+        if let Some(blob) = slot.and_then(|slot| self.slots.get_mut(slot as usize)).and_then(Option::as_deref_mut) {
+            set_visit(blob, UNPLANNED);
+        }
+    }
+
     /// When [`Table::take_due`] has something to do, in unix seconds.
     pub(super) fn next_visit(&self) -> Option<u64> {
         let minute = self.visits.first_key_value().map(|(&minute, _)| u64::from(minute) * u64::from(MINUTE));
@@ -281,6 +290,16 @@ mod tests {
         assert!(table.take_due(6_058, 10).is_empty());
         assert_eq!(table.take_due(6_060, 10), [aor(1), aor(3)]);
         assert_eq!(table.next_visit(), None);
+    }
+
+    #[test]
+    fn a_plan_that_is_over_is_dropped() {
+        let mut table = Table::default();
+        table.put(&aor(1), &value(), 600);
+        table.unplan(&aor(1));
+        table.put(&aor(1), &value(), 6_000);
+        assert!(table.take_due(5_999, 10).is_empty());
+        assert_eq!(table.take_due(6_000, 10), [aor(1)]);
     }
 
     #[test]

@@ -5,7 +5,19 @@ use std::{collections::HashMap, fs, net::SocketAddr, sync::Arc};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::witness::Writer;
+/// A life of a node: its place, and its process.
+pub(crate) type Writer = (usize, u32);
+
+/// Who has the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// This node, with this process.
+    Node(usize, u32),
+    /// A process that is no node.
+    Other,
+    /// Nobody any more: the connection was closed before one looked.
+    Gone,
+}
 
 /// How often a connection is looked for: the table changes while it is read, and a line may be missed.
 const LOOKS: u32 = 2;
@@ -41,23 +53,24 @@ impl Callers {
         self.pids.lock()[node] = None;
     }
 
-    /// The node, and its process, that called `own` from `caller`; `None` where it was somebody else, or is gone.
-    pub(crate) async fn of(&self, caller: SocketAddr, own: SocketAddr) -> Option<Writer> {
-        let ends = (in_table(caller)?, in_table(own)?);
+    /// Who called `own` from `caller`.
+    pub(crate) async fn of(&self, caller: SocketAddr, own: SocketAddr) -> Caller {
+        let (Some(local), Some(remote)) = (in_table(caller), in_table(own)) else { return Caller::Other };
+        let ends = (local, remote);
         for _ in 0..LOOKS {
             let asked = Instant::now();
             let mut seen = self.seen.lock().await;
             if seen.as_ref().is_none_or(|seen| seen.begun < asked) {
                 let pids = self.pids.lock().clone();
                 let begun = Instant::now();
-                let owners = tokio::task::spawn_blocking(move || connections(&pids)).await.ok()?;
+                let owners = tokio::task::spawn_blocking(move || connections(&pids)).await.unwrap_or_default();
                 *seen = Some(Seen { begun, owners });
             }
             if let Some(owner) = seen.as_ref().and_then(|seen| seen.owners.get(&ends)) {
-                return *owner;
+                return owner.map_or(Caller::Other, |(node, pid)| Caller::Node(node, pid));
             }
         }
-        None
+        Caller::Gone
     }
 }
 
@@ -108,10 +121,13 @@ mod tests {
         for _ in 0..3 {
             clients.push(TcpStream::connect(own).await.unwrap());
             let caller = clients.last().unwrap().local_addr().unwrap();
-            assert_eq!(callers.of(caller, own).await, Some((1, std::process::id())));
+            assert_eq!(callers.of(caller, own).await, Caller::Node(1, std::process::id()));
         }
         callers.ends(1);
         let client = TcpStream::connect(own).await.unwrap();
-        assert_eq!(callers.of(client.local_addr().unwrap(), own).await, None);
+        let caller = client.local_addr().unwrap();
+        assert_eq!(callers.of(caller, own).await, Caller::Other);
+        drop((client, server));
+        assert_eq!(callers.of(caller, own).await, Caller::Gone);
     }
 }

@@ -129,7 +129,7 @@ impl Cluster {
         let callers = Callers::new(count);
         let relays = Relays { weather: watched, callers: callers.clone(), senders: Senders::default() };
         let redis = block_in_place(|| Servers::start(plan.redis, &relays)).context("Redis")?;
-        let witness = Witness::start(redis.all().iter().map(Redis::addr), &relays.senders);
+        let witness = Witness::start(redis.all().iter().map(Redis::addr), Arc::clone(&relays.senders));
         let (seats, edges, killed) = (Vec::new(), Edges::default(), Killed::default());
         let mut cluster = Self { seats, lab, redis, weather, edges, killed, witness, relays, callers };
         for seat in 0..count {

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{callers::Callers, witness::Senders};
+use crate::{
+    callers::{Caller, Callers},
+    witness::Senders,
+};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
@@ -88,9 +91,10 @@ impl Relays {
         let task = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
-                let path = Path { route, caller: None, weather: relays.weather.clone() };
+                let (known, caller) = watch::channel(None);
+                let path = Path { route, caller, weather: relays.weather.clone() };
                 let (target, relays) = (*wanted.lock(), relays.clone());
-                tokio::spawn(carry(stream, target, path, relays));
+                tokio::spawn(carry(stream, target, path, known, relays));
             }
         });
         Ok(Relay { addr, target, task })
@@ -114,19 +118,30 @@ impl Drop for Relay {
 #[derive(Clone)]
 struct Path {
     route: Route,
-    caller: Option<usize>,
+    /// The node that called, if it was one, once that is known.
+    caller: watch::Receiver<Option<Option<usize>>>,
     weather: watch::Receiver<Weather>,
 }
 
 impl Path {
     /// Waits until the link is as wanted, and says how it is then.
     async fn until(&mut self, wanted: impl Fn(Link) -> bool) -> Link {
-        let (route, caller) = (self.route, self.caller);
+        // Who called matters only while some link is bad.
+        let is_calm = is_calm(&self.weather.borrow());
+        if !is_calm {
+            let _ = self.caller.wait_for(Option::is_some).await;
+        }
+        let (route, caller) = (self.route, self.caller.borrow().flatten());
         match self.weather.wait_for(|weather| wanted(link(weather, route, caller))).await {
             Ok(weather) => link(&weather, route, caller),
             Err(_) => Link::Cut,
         }
     }
+}
+
+/// Whether all is as it should be.
+fn is_calm(weather: &Weather) -> bool {
+    weather.redis.iter().chain(&weather.peers).all(|link| *link == Link::Open)
 }
 
 /// The worse of the links that a connection runs over.
@@ -147,25 +162,47 @@ fn link(weather: &Weather, route: Route, caller: Option<usize>) -> Link {
     }
 }
 
-async fn carry(stream: TcpStream, target: Option<SocketAddr>, mut path: Path, relays: Relays) {
+async fn carry(
+    stream: TcpStream,
+    target: Option<SocketAddr>,
+    mut path: Path,
+    known: watch::Sender<Option<Option<usize>>>,
+    relays: Relays,
+) {
     let Some(target) = target else { return };
     let (Ok(caller), Ok(own)) = (stream.peer_addr(), stream.local_addr()) else { return };
-    let caller = relays.callers.of(caller, own).await;
-    path.caller = caller.map(|(node, _)| node);
+    // To find out who called takes long on a busy machine, so nothing waits for it that need not.
+    let finding = tokio::spawn(async move {
+        let found = relays.callers.of(caller, own).await;
+        known.send_replace(Some(match found {
+            Caller::Node(node, _) => Some(node),
+            Caller::Other | Caller::Gone => None,
+        }));
+        (found, relays.senders)
+    });
     if path.until(|link| link != Link::Silent).await == Link::Cut {
         return;
     }
     let Ok(onward) = TcpStream::connect(target).await else { return };
-    if let (Route::Redis, Some(writer), Ok(from)) = (path.route, caller, onward.local_addr()) {
-        relays.senders.lock().insert((target.port(), from.port()), writer);
-    }
+    let Ok(from) = onward.local_addr() else { return };
+    let is_redis = matches!(path.route, Route::Redis);
+    // Not a part of what follows: what a connection brought is asked for when it is gone, too.
+    let naming = tokio::spawn(async move {
+        if let (true, Ok((caller, senders))) = (is_redis, finding.await) {
+            senders.lock().insert((target.port(), from.port()), caller);
+        }
+    });
     let _ = (stream.set_nodelay(true), onward.set_nodelay(true));
     let ((from_caller, to_caller), (from_target, to_target)) = (stream.into_split(), onward.into_split());
     let mut cut = path.clone();
     let both = async { tokio::join!(pump(from_caller, to_target, path.clone()), pump(from_target, to_caller, path)) };
+    let is_cut = async {
+        let _ = naming.await;
+        cut.until(|link| link == Link::Cut).await
+    };
     tokio::select! {
         _ = both => {}
-        _ = cut.until(|link| link == Link::Cut) => {}
+        _ = is_cut => {}
     }
 }
 

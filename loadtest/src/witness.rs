@@ -19,18 +19,18 @@ use tokio::{
     time::sleep,
 };
 
+use crate::callers::{Caller, Writer};
+
 /// Between two attempts to reach a server that is away.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// A life of a node: its place, and its process.
-pub(crate) type Writer = (usize, u32);
-
-/// The connections to Redis by the port of the server and the port that they come from; kept by the relays.
-pub(crate) type Senders = Arc<Mutex<HashMap<(u16, u16), Writer>>>;
+/// The connections to Redis by the port of the server and the port that they come from; kept by the relays, which learn it late.
+pub(crate) type Senders = Arc<Mutex<HashMap<(u16, u16), Caller>>>;
 
 /// Watches all servers, whoever is master.
 pub(crate) struct Witness {
     state: Arc<Mutex<State>>,
+    senders: Senders,
     /// Ended when dropped.
     _tasks: JoinSet<()>,
 }
@@ -42,12 +42,13 @@ struct State {
     writers: BTreeMap<(String, String), (Writer, String)>,
     problems: Vec<String>,
     writes: u64,
+    /// Writes that took effect since this was asked last, with the port of the server.
+    effective: Vec<(u16, Call)>,
 }
 
 /// One server, while it is watched.
 struct Watched<'a> {
     state: &'a Mutex<State>,
-    senders: &'a Senders,
     port: u16,
     /// A write was called and has not shown yet whether it takes effect.
     called: Option<Call>,
@@ -64,25 +65,26 @@ struct Call {
 
 impl Witness {
     /// Watches from now on, each server again when it comes back.
-    pub(crate) fn start(servers: impl Iterator<Item = SocketAddr>, senders: &Senders) -> Self {
+    pub(crate) fn start(servers: impl Iterator<Item = SocketAddr>, senders: Senders) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         let mut tasks = JoinSet::new();
         for addr in servers {
-            let (state, senders) = (Arc::clone(&state), Arc::clone(senders));
+            let state = Arc::clone(&state);
             tasks.spawn(async move {
                 loop {
-                    let watched = Watched { state: &state, senders: &senders, port: addr.port(), called: None };
+                    let watched = Watched { state: &state, port: addr.port(), called: None };
                     let _ = watch_server(addr, watched).await;
                     sleep(RETRY).await;
                 }
             });
         }
-        Self { state, _tasks: tasks }
+        Self { state, senders, _tasks: tasks }
     }
 
     /// Writes that took effect and were seen, and what must not have happened since this was asked last.
     pub(crate) fn report(&self) -> (u64, Vec<String>) {
         let mut state = self.state.lock();
+        state.judge(&self.senders.lock());
         (state.writes, std::mem::take(&mut state.problems))
     }
 }
@@ -110,7 +112,7 @@ impl Watched<'_> {
         if from == "lua" {
             let effective = word() == "XADD" && self.called.as_ref().is_some_and(|call| call.feed == word());
             if effective && let Some(call) = self.called.take() {
-                self.wrote(&call);
+                self.state.lock().effective.push((self.port, call));
             }
             return;
         }
@@ -127,19 +129,28 @@ impl Watched<'_> {
             });
         }
     }
+}
 
-    fn wrote(&self, call: &Call) {
-        let mut state = self.state.lock();
-        let Some(writer) = self.senders.lock().get(&(self.port, call.from)).copied() else {
-            state.problems.push(format!("{} was written by a stranger, port {}", call.fence, call.from));
-            return;
-        };
-        state.writes += 1;
-        let now = (writer, call.owner.clone());
-        let first = state.writers.entry((call.fence.clone(), call.epoch.clone())).or_insert_with(|| now.clone());
-        if *first != now {
-            let problem = format!("{} was written in epoch {} by {first:?} and {now:?}", call.fence, call.epoch);
-            state.problems.push(problem);
+impl State {
+    /// Finds out who sent what took effect.
+    fn judge(&mut self, senders: &HashMap<(u16, u16), Caller>) {
+        for (port, call) in std::mem::take(&mut self.effective) {
+            let writer = match senders.get(&(port, call.from)) {
+                Some(Caller::Node(node, pid)) => (*node, *pid),
+                // It wrote and was killed before one could look.
+                Some(Caller::Gone) => continue,
+                Some(Caller::Other) | None => {
+                    self.problems.push(format!("{} was written by a stranger, port {}", call.fence, call.from));
+                    continue;
+                }
+            };
+            self.writes += 1;
+            let now = (writer, call.owner);
+            let first = self.writers.entry((call.fence.clone(), call.epoch.clone())).or_insert_with(|| now.clone());
+            if *first != now {
+                let problem = format!("{} was written in epoch {} by {first:?} and {now:?}", call.fence, call.epoch);
+                self.problems.push(problem);
+            }
         }
     }
 }
@@ -158,13 +169,14 @@ mod tests {
     const EFFECT: &str = r#"+1.6 [0 lua] "XADD" "rv:faults:{3}:feed" "MAXLEN" "~" "256" "*" "p" "" "f" "\x00""#;
 
     fn seen(lines: &[&str]) -> (u64, usize) {
-        let known =
-            [((6379, 1001), (0, 50)), ((6379, 1002), (1, 51)), ((6379, 1003), (0, 52)), ((6380, 1009), (1, 51))];
-        let (senders, state): (Senders, _) = (Arc::new(Mutex::new(HashMap::from(known))), Mutex::default());
-        let mut watched = Watched { state: &state, senders: &senders, port: 6379, called: None };
+        let known = [(6379, 1001, 0, 50), (6379, 1002, 1, 51), (6379, 1003, 0, 52), (6380, 1009, 1, 51)];
+        let known = known.map(|(port, from, node, pid)| ((port, from), Caller::Node(node, pid)));
+        let state = Mutex::<State>::default();
+        let mut watched = Watched { state: &state, port: 6379, called: None };
         lines.iter().for_each(|line| watched.take(line));
-        let State { writes, problems, .. } = state.into_inner();
-        (writes, problems.len())
+        let mut state = state.into_inner();
+        state.judge(&HashMap::from(known));
+        (state.writes, state.problems.len())
     }
 
     #[test]

@@ -402,6 +402,13 @@ impl Flows for FlowTable {
         self.open_as(destination, Purpose::Cluster)
     }
 
+    fn connected_node(&self, destination: &Destination) -> Option<FlowRef> {
+        let id = self.nodes.lock().get(destination).copied()?;
+        let link = self.link(id)?;
+        // One that is being made has no end of ours yet.
+        (!link.queue.is_closing() && link.local.get().is_some()).then_some(link.flow)
+    }
+
     fn hold(&self, flow: &FlowRef, method: Method) -> Option<Hold> {
         let held: Arc<dyn Held> = match self.datagram(flow) {
             Some(_) => self.datagrams_in_hand(),

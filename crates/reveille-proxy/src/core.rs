@@ -15,7 +15,9 @@ mod forward;
 mod moved;
 mod onward;
 mod outcome;
+mod pinned;
 mod rebound;
+mod refused;
 mod register;
 mod reply;
 mod routes;
@@ -46,7 +48,7 @@ use self::{
     reply::Reply,
 };
 use crate::{
-    auth::{Digest, Users},
+    auth::{Digest, NoncePins, Users},
     egress::Flows,
     home::Homes,
     ingress::{Hold, Inbound},
@@ -69,6 +71,8 @@ pub struct Shared {
     pub pushes: Arc<dyn PushServices>,
     /// Digest authentication; absent where the operator chose `auth.mode = "none"`.
     pub auth: Option<Arc<Digest>>,
+    /// Where nonces are bound to nodes; absent where there is one node, or no digest.
+    pub pins: Option<Arc<dyn NoncePins>>,
     /// The users, to tell "unknown" from "not registered"; absent with `auth`.
     pub users: Option<Arc<dyn Users>>,
     /// What is counted.
@@ -259,6 +263,7 @@ impl Core {
         let decision = self.admit(now, &message, origin);
         match decision {
             Decision::Reply(reply) => self.reply(now, server, &message, origin, reply),
+            Decision::Hold(nonce) => self.hold(now, server, message, origin, nonce),
             Decision::Register(registration) => {
                 self.begin_register(now, server, message, origin, *registration);
             }

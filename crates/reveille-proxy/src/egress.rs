@@ -31,6 +31,9 @@ pub trait Flows: FlowProbe {
     /// the other is one, and trusts what arrives on it as a node's (S-166).
     fn open_node(&self, destination: &Destination) -> Result<FlowRef, SendError>;
 
+    /// The connection to another node of ours that is open already.
+    fn connected_node(&self, destination: &Destination) -> Option<FlowRef>;
+
     /// Keeps a flow from being drained while the answer to what is sent on it is awaited; `None` where it is closing or gone.
     fn hold(&self, flow: &FlowRef, method: Method) -> Option<Hold>;
 

@@ -18,6 +18,12 @@ pub trait Peers: Send + Sync {
     /// The cluster listener of a node; `None` for a node that is not there.
     fn destination(&self, node: NodeTag) -> Option<Destination>;
 
+    /// Where a node was that is not there by its lease any more. It may be cut from the store alone, and is worth asking over a
+    /// connection that is still open.
+    fn former(&self, _: NodeTag) -> Option<Destination> {
+        None
+    }
+
     /// How many connections to another node there may be, at least 1: [`Destination::lane`] is then below this number.
     fn lanes(&self) -> u8 {
         1

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
+    auth::{Pin, Unpinned},
     core::{Core, Shared},
     home::HomeAnswer,
     ingress::{Inbound, Ingress},
@@ -23,6 +24,7 @@ use crate::{
 /// What a worker is told beside messages. Answers and facts need no permit: each belongs to a request that has one.
 enum Fact {
     Home(u64, HomeEvent),
+    Pinned(u64, Unpinned, Pin),
     FlowClosed(FlowRef),
     /// Answered when everything told before has been handled.
     Settle(oneshot::Sender<()>),
@@ -64,6 +66,11 @@ impl Workers {
     /// Passes a home's answer to the worker that asked.
     pub fn home_answer(&self, answer: HomeAnswer) {
         self.tell(usize::from(answer.to.worker), Fact::Home(answer.to.context, answer.event));
+    }
+
+    /// Passes on where a nonce belongs; see [`NoncePins`](crate::auth::NoncePins).
+    pub fn pinned(&self, to: WorkerRef, nonce: Unpinned, pin: Pin) {
+        self.tell(usize::from(to.worker), Fact::Pinned(to.context, nonce, pin));
     }
 
     /// Returns when every worker has handled what homes and flows had told it before: what they answered has been sent.
@@ -151,6 +158,7 @@ async fn run(mut core: Core, mut inbox: mpsc::Receiver<Inbound>, mut news: mpsc:
         for fact in facts.drain(..) {
             match fact {
                 Fact::Home(context, event) => core.home_answer(now, context, event),
+                Fact::Pinned(context, nonce, pin) => core.pinned(now, context, nonce, pin),
                 Fact::FlowClosed(flow) => closed.add(flow, inbox.len()),
                 Fact::Settle(done) => _ = done.send(()),
                 Fact::GiveUp => core.give_up(now),

@@ -107,6 +107,24 @@ impl RedisStore {
         kept.ok_or(CommandError::Answer)
     }
 
+    /// Leaves a note for the next owner of a shard, in place of the last.
+    ///
+    /// # Errors
+    /// [`CommandError`]; the note may be there all the same.
+    pub async fn note(&self, shard: u16, note: &[u8], deadline: Instant) -> Result<(), CommandError> {
+        // Whatever the last one's remaining life, it is replaced.
+        self.keep_secret(&spent(shard), note, NOTED, Duration::from_millis(u64::MAX), deadline).await.map(drop)
+    }
+
+    /// The note that the last owner of a shard left, and how long ago.
+    ///
+    /// # Errors
+    /// [`CommandError`], `Record` where it does not open.
+    pub async fn noted(&self, shard: u16, deadline: Instant) -> Result<Option<(Vec<u8>, Duration)>, CommandError> {
+        let found = self.secret(&spent(shard), deadline).await?;
+        Ok(found.map(|note| (note.value.to_vec(), NOTED.saturating_sub(note.remaining))))
+    }
+
     async fn share(
         &self,
         name: &SecretName,
@@ -128,6 +146,13 @@ impl RedisStore {
         let remaining = Duration::from_millis(parts.next().number()?);
         Ok(Some(Secret { value: secrets.open(&hashed, blob.octets()?)?, remaining }))
     }
+}
+
+/// How long a note of what was spent is worth something: then the longest budget is full again.
+const NOTED: Duration = Duration::from_secs(3600);
+
+fn spent(shard: u16) -> SecretName {
+    SecretName::new("spent", shard.to_be_bytes()).of_shard(shard)
 }
 
 /// Names and seals for one cluster.

@@ -106,3 +106,25 @@ async fn a_server_that_is_away_is_waited_for_no_longer_than_asked() {
     server.signal("CONT").unwrap();
     assert_eq!(one.store.keep_secret(&token(), b"x", LIFE, NEVER, soon()).await.unwrap().value.as_slice(), b"x");
 }
+
+/// P-116: what an owner noted, the next one finds, however often that was; and nobody reads it in Redis.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shards_note_reaches_its_next_owner_p116() {
+    let server = Redis::start().unwrap();
+    let (one, two) = two(&server).await;
+    assert_eq!(two.store.noted(3, soon()).await, Ok(None));
+    for note in [&b"first"[..], b"second"] {
+        one.store.note(3, note, soon()).await.unwrap();
+    }
+    let (note, age) = two.store.noted(3, soon()).await.unwrap().unwrap();
+    assert_eq!(note, b"second");
+    assert!(age < Duration::from_secs(60));
+    assert_eq!(two.store.noted(4, soon()).await, Ok(None));
+    let key = server.ask(&["KEYS", "*"]).unwrap();
+    assert!(key.starts_with("rv:lab:{3}:shared:spent:"), "with the shard: {key}");
+    assert!(!server.ask(&["GET", &key]).unwrap().contains("second"));
+    // How old it is Redis says.
+    server.ask(&["PEXPIRE", &key, "3000000"]).unwrap();
+    let (_, age) = two.store.noted(3, soon()).await.unwrap().unwrap();
+    assert!((600..660).contains(&age.as_secs()), "{age:?}");
+}

@@ -34,7 +34,7 @@ fn settle(shard: &mut Shard, now: Now) {
                     push: order.push,
                     outcome: Outcome::Accepted,
                 }),
-                ShardOutput::Reply { .. } | ShardOutput::HandIn { .. } => {}
+                ShardOutput::Reply { .. } | ShardOutput::HandIn { .. } | ShardOutput::Note(_) => {}
             }
         }
         if answers.is_empty() {

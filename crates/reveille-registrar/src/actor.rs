@@ -293,13 +293,20 @@ impl Running {
     /// Does what the shard wants done, and lets it go when it is to go and has nothing under way.
     fn flush(&mut self, now: Now) {
         self.carry_out(now);
-        let has_left = |tenure: &&mut Tenure| tenure.leaving.is_some() && tenure.shard.is_settled();
+        let has_left =
+            |tenure: &&mut Tenure| tenure.leaving.is_some() && tenure.shard.is_settled() && !tenure.shard.leaves_note();
+        if let Some(tenure) = self.tenure.as_mut().filter(has_left)
+            && !std::mem::replace(&mut tenure.is_noted, true)
+        {
+            tenure.shard.note_everything(now);
+            self.carry_out(now);
+        }
         if let Some(tenure) = self.tenure.as_mut().filter(has_left) {
             // Not before: the last verdicts may have made promises of what was under way.
             tenure.shard.hand_in();
             self.carry_out(now);
         }
-        if let Some(gone) = self.tenure.take_if(|tenure| tenure.leaving.is_some() && tenure.shard.is_settled())
+        if let Some(gone) = self.tenure.take_if(|tenure| has_left(&tenure))
             && let Some(done) = gone.leaving
         {
             // Whoever wanted the shard gone may have stopped waiting for it.
@@ -318,7 +325,25 @@ impl Running {
                 ShardOutput::Reply { to, event } => self.node.events.deliver(to, event),
                 ShardOutput::Write { write, aor, record } => self.write(now, Write { id: write, aor, value: record }),
                 ShardOutput::Push(order) => self.push(now, *order),
+                ShardOutput::Note(note) => self.leave_note(now, note),
                 ShardOutput::HandIn { aor, promise } => self.node.replica.hand_in(self.index, &aor, *promise),
+            }
+        }
+    }
+
+    fn leave_note(&mut self, now: Now, note: Vec<u8>) {
+        let (node, index) = (Arc::clone(&self.node), self.index);
+        match node.replica.leave_note(index, note) {
+            Some(leaving) => {
+                _ = tokio::spawn(async move {
+                    leaving.await;
+                    node.tell(index, ShardMsg::Input(ShardInput::NoteLeft));
+                })
+            }
+            None => {
+                if let Some(tenure) = &mut self.tenure {
+                    tenure.shard.handle(now, ShardInput::NoteLeft);
+                }
             }
         }
     }

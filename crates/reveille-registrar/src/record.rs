@@ -7,7 +7,7 @@ mod text;
 use reveille_push::PushTarget;
 use xxhash_rust::xxh3::Xxh3;
 
-pub use codec::{DecodeError, count};
+pub use codec::{DecodeError, count, is_later};
 pub use identity::{AddressFamily, same_instance};
 
 use crate::flow::FlowRef;
@@ -20,6 +20,8 @@ pub struct Record {
     pub next_key: u64,
     /// The bindings, in the order in which they were made.
     pub bindings: Vec<Binding>,
+    /// What a later version has added and this one does not know: kept as it is, and written again.
+    pub more: Vec<u8>,
 }
 
 impl Record {
@@ -28,7 +30,7 @@ impl Record {
     /// A record vanishes with its last binding, and with it `next_key`: beginning at a number made from the time keeps keys
     /// from coming back all the same.
     pub fn new(first_key: u64) -> Self {
-        Self { next_key: first_key, bindings: Vec::new() }
+        Self { next_key: first_key, bindings: Vec::new(), more: Vec::new() }
     }
 
     /// Takes the next key.
@@ -101,6 +103,8 @@ pub struct Binding {
     pub dead_push: Option<DeadPush>,
     /// Whether the phone refreshes by itself (`+sip.pnsreg`, P-094).
     pub pnsreg: bool,
+    /// What a later version has added and this one does not know: kept through every refresh, and written again.
+    pub more: Vec<u8>,
 }
 
 impl Binding {

@@ -3,13 +3,13 @@
 //! A shard never waits for the store. It hands a record over, goes on, and hears the verdict later as
 //! [`Acks::written`]; the 200 of the REGISTER leaves then and not before (S-108, P-170).
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     aor::Aor,
-    record::{DecodeError, Record},
+    record::{self, DecodeError, Record},
 };
 
 /// Keeps the records of all shards.
@@ -42,6 +42,19 @@ pub trait Replica: Send + Sync {
         None
     }
 
+    /// Leaves a note for whoever owns the shard next, in place of the last. It holds fingerprints of push tokens. Takes a second at most,
+    /// and may be lost. `None` from a store that nobody shares.
+    fn leave_note(&self, shard: u16, note: Vec<u8>) -> Option<Leaving> {
+        let _ = (shard, note);
+        None
+    }
+
+    /// The note that the last owner left, and how long ago.
+    fn find_note(&self, shard: u16) -> Option<Finding> {
+        let _ = shard;
+        None
+    }
+
     /// Leaves for the present owner of a shard what was promised here while the store was away, and could not be written before the
     /// shard was lost. A store that nobody shares is never asked to.
     fn hand_in(&self, shard: u16, aor: &Aor, promise: Promise) {
@@ -66,6 +79,13 @@ impl Promise {
         out.extend_from_slice(&base);
         out.extend_from_slice(&self.record.encode());
         out
+    }
+
+    /// Whether [`Promise::encode`] of a later version wrote this: it is to be left to a node that knows that version.
+    pub fn is_later(bytes: &[u8]) -> bool {
+        let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return false };
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        rest.split_at_checked(length).is_some_and(|(base, record)| record::is_later(base) || record::is_later(record))
     }
 
     /// Reads what [`Promise::encode`] wrote.
@@ -94,6 +114,12 @@ pub trait Inherited: Send + Sync {
 
 /// An inheritance whose last changes are being read; `None` where something of it is missing.
 pub type Inheriting = Pin<Box<dyn Future<Output = Option<Arc<dyn Inherited>>> + Send>>;
+
+/// A note on its way to the store.
+pub type Leaving = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A note on its way from the store, and how long the store has had it.
+pub type Finding = Pin<Box<dyn Future<Output = Option<(Vec<u8>, Duration)>> + Send>>;
 
 /// A record on its way from the store.
 pub type Reading = Pin<Box<dyn Future<Output = Result<Option<Bytes>, StoreError>> + Send>>;

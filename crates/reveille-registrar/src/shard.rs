@@ -18,6 +18,7 @@ mod refresh;
 mod register;
 mod requests;
 mod resolve;
+mod spent;
 mod table;
 
 use std::{
@@ -45,13 +46,14 @@ use self::{
     refresh::Refreshes,
     register::Rules,
     resolve::{Judge, Way},
+    spent::Notes,
     table::Table,
 };
 use crate::{
     aor::Aor,
     flow::{FlowProbe, Liveness},
     metrics::Metrics,
-    record::{Binding, BindingKey, Fingerprint, Record},
+    record::{self, Binding, BindingKey, Fingerprint, Record},
 };
 
 /// What a shard is held to.
@@ -107,6 +109,7 @@ pub struct Shard {
     budgets: Budgets,
     refreshes: Refreshes,
     pace: Arc<Pace>,
+    notes: Notes,
     outputs: VecDeque<ShardOutput>,
     next_id: u64,
     now: Option<Now>,
@@ -149,6 +152,7 @@ impl Shard {
             budgets: Budgets::new(config.push_limits),
             refreshes: Refreshes::default(),
             pace: Arc::new(Pace::new(config.refresh.per_second)),
+            notes: Notes::default(),
             outputs: VecDeque::new(),
             next_id: u64::from(config.incarnation) << 40,
             now: None,
@@ -183,11 +187,15 @@ impl Shard {
             ShardInput::Written { write, result } => self.written(now, write, result),
             ShardInput::PushAnswered { aor, push, outcome, .. } => self.push_answered(now, &aor, push, outcome),
             ShardInput::FlowUnusable { aor, key } => self.flow_unusable(now, &aor, key),
-            ShardInput::Amend(Amendment { aor, change, done }) => {
+            // Whoever asked may have gone; one that is not answered knows that nothing was changed.
+            ShardInput::Amend(Amendment { aor, change, done }) if !self.is_later(&aor) => {
                 self.mutate(now, &aor, change);
-                let _ = done.send(()); // whoever asked may have gone
+                let _ = done.send(());
             }
+            ShardInput::Amend(_) => {}
             ShardInput::Loaded(records) => self.load(now, records),
+            ShardInput::NoteLeft => self.note_left(now),
+            ShardInput::NoteFound { note, age } => self.note_found(now, &note, age),
         }
         self.count();
     }
@@ -270,7 +278,16 @@ impl Shard {
         self.table.get(aor).and_then(|value| Record::decode(value).ok())
     }
 
+    /// Whether the record is of a later version of this software, which serves it where it runs already.
+    fn is_later(&self, aor: &Aor) -> bool {
+        self.table.get(aor).is_some_and(record::is_later)
+    }
+
     fn register(&mut self, now: Now, request: &RegisterRequest) {
+        if self.is_later(&request.aor) {
+            let error = RegisterError::LaterVersion;
+            return self.registered(request.reply, Err(error), error.as_str());
+        }
         let durable = self.record(&request.aor);
         if matches!(request.contacts, ContactsUpdate::Fetch) {
             // S-103. What is not durable yet is not told.
@@ -296,7 +313,7 @@ impl Shard {
                 }
             }
             Ok(applied) if !applied.changed && is_settled => {
-                self.registered(request.reply, Ok(views(&applied.record, now, &[])), "unchanged");
+                self.registered(request.reply, Ok(views(&applied.record, now, &applied.touched)), "unchanged");
             }
             Ok(applied) => self.submit_register(now, request, applied),
         }
@@ -379,7 +396,11 @@ impl Shard {
                 }
                 Effect::Coalesced => self.metrics.pushes_coalesced.inc(),
                 Effect::Push { key, target, fingerprint, class, deadline } => {
-                    if !self.budgets.take(fingerprint, class, now.mono) {
+                    let is_within = self.budgets.take(fingerprint, class, now.mono);
+                    if self.budgets.has_news() {
+                        self.note_spending(now);
+                    }
+                    if !is_within {
                         self.metrics.pushes_limited.inc();
                         active.push_refused(now, key, Outcome::Throttled { retry_after: None });
                         continue;

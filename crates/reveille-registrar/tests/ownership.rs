@@ -10,7 +10,7 @@ use prometheus::Registry;
 use reveille_push::{Outcome, PushClass};
 use reveille_registrar::{
     ContactsUpdate, HomeEvent, RegisterRequest, Registrar, RegistrarConfig, ResolveRequest, ShardInput, WorkerRef,
-    metrics::Metrics, replica::Inherited,
+    metrics::Metrics, replica::Inherited, shard::PushLimits,
 };
 use reveille_runtime::{Fatal, RuntimeMetrics, clock};
 use reveille_sip::method::Method;
@@ -28,10 +28,15 @@ struct Home {
 impl Home {
     /// A node that owns nothing yet.
     async fn start(store: &Arc<Memory>) -> Self {
+        Self::with(store, PushLimits::default()).await
+    }
+
+    async fn with(store: &Arc<Memory>, limits: PushLimits) -> Self {
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let mut config = RegistrarConfig::new(metrics.clone(), RuntimeMetrics::new(&registry).unwrap(), Fatal::new().0);
         (config.shards, config.assigned, config.shard.defers) = (SHARDS, true, true);
+        config.shard.push_limits = limits;
         let (sender, events) = tokio::sync::mpsc::unbounded_channel();
         let (services, flows) = (Arc::new(Services(Fate::Answered(Outcome::Accepted))), Arc::new(Gone::default()));
         let registrar =
@@ -376,4 +381,31 @@ async fn an_inheritance_is_used_once() {
     home.registrar.acquire(shard);
     home.fetches(1);
     assert_eq!(home.bindings().await, 0);
+}
+
+/// P-116: who hands a shard over says first what push budgets were spent, and who takes it spends what is left.
+#[tokio::test]
+async fn push_budgets_are_handed_over_p116() {
+    let mut store = Memory::default();
+    store.notes = Some(Arc::default());
+    let store = Arc::new(store);
+    let limits = PushLimits { calls_per_minute: 1, ..PushLimits::default() };
+    let mut first = Home::with(&store, limits).await;
+    let shard = first.registrar.shard_of(&aor(5));
+    first.registrar.acquire(shard);
+    first.registers(5, 1);
+    assert_eq!(first.bindings().await, 1);
+    first.calls(5);
+    assert!(matches!(first.event().await, HomeEvent::Resolved { waiting, .. } if waiting.len() == 1));
+    assert_eq!(first.metrics.pushes_limited.get(), 0);
+    first.registrar.release(shard).await;
+    assert!(!store.notes.as_ref().unwrap().lock().unwrap()[&shard].is_empty(), "said before it was let go");
+
+    let mut second = Home::with(&store, limits).await;
+    second.registrar.acquire(shard);
+    second.fetches(5);
+    assert_eq!(second.bindings().await, 1);
+    second.calls(5);
+    assert!(matches!(second.event().await, HomeEvent::Resolved { .. }));
+    assert_eq!(second.metrics.pushes_limited.get(), 1);
 }

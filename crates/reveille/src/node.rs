@@ -20,7 +20,7 @@ use prometheus::Registry;
 use reveille_edge::{BoundListener, Edge, TicketKeys};
 use reveille_pns::{Hosting, Services, SharedCredentials};
 use reveille_proxy::{
-    auth::{Digest, FileUsers, NonceKeys, Users},
+    auth::{Digest, FileUsers, NonceKeys, NoncePins, Users},
     core::Shared,
     home::Homes,
     ingress::Ingress,
@@ -147,6 +147,7 @@ impl Node {
             peers,
             pushes: Arc::new(services.clone()),
             auth: authenticator(&config, users.as_ref(), shared_keys.as_ref())?,
+            pins: common.map(|common| Arc::new(cluster::Pins::new(common, Arc::clone(&workers))) as Arc<dyn NoncePins>),
             users: users.clone().map(|users| users as Arc<dyn Users>),
             metrics: Metrics::new(&registry)?,
             draining: AtomicBool::new(false),
@@ -301,7 +302,7 @@ impl Node {
 
     /// Stops at once; what is durable stays so.
     pub async fn stop(self) {
-        let Self { edge, tasks, registrar, services, storage, membership, admin, stop, .. } = self;
+        let Self { edge, workers, tasks, registrar, services, storage, membership, shared, admin, stop, .. } = self;
         edge.shutdown().await;
         tasks.iter().for_each(JoinHandle::abort);
         registrar.drain(Duration::ZERO).await;
@@ -309,9 +310,11 @@ impl Node {
             membership.leave().await;
         }
         services.drain(Duration::from_secs(1)).await;
-        storage.close().await;
         stop.cancel();
         admin.stopped().await;
+        // Nothing of them may keep the store open.
+        drop((workers, registrar, services, shared));
+        storage.close().await;
     }
 }
 
@@ -338,5 +341,9 @@ fn authenticator(
         _ => NonceKeys::random().context("the system gives no random numbers")?,
     };
     let users = Arc::clone(users) as Arc<dyn Users>;
-    Ok(Some(Arc::new(Digest::new(settings::digest(&config.auth.realm, digest), users, keys))))
+    let digest = Digest::new(settings::digest(&config.auth.realm, digest), users, keys);
+    Ok(Some(Arc::new(match shared {
+        Some(_) => digest.among(cluster::tag(&config.node.id).0),
+        None => digest,
+    })))
 }

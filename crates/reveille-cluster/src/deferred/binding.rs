@@ -58,6 +58,7 @@ mod tests {
             push: None,
             dead_push: None,
             pnsreg: false,
+            more: Vec::new(),
         }
     }
 

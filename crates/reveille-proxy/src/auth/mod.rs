@@ -6,6 +6,7 @@
 mod credentials;
 mod digest;
 mod nonce;
+mod pins;
 mod replay;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use self::{
 pub use self::{
     digest::ha1,
     nonce::NonceKeys,
+    pins::{NoncePins, Pin, Unpinned},
     users::{Fault, FileUsers, Ha1, Users, UsersError},
 };
 
@@ -116,6 +118,8 @@ pub enum Verdict {
     Stale,
     /// Wrong password, unknown user, or protection stripped: challenge, without `stale`.
     Rejected,
+    /// As `Accepted`, if the nonce is not another node's: to be asked of [`NoncePins`], told to [`Digest::pinned`], and judged again.
+    Unpinned(Unpinned),
     /// Not readable, or made for another request (RFC 7616 §3.4.6): 400.
     BadRequest,
 }
@@ -126,6 +130,8 @@ pub struct Digest {
     users: Arc<dyn Users>,
     keys: ArcSwap<NonceKeys>,
     seen: SeenNonces,
+    /// This node among others, and with them the rule that a nonce belongs to one node.
+    node: Option<u32>,
 }
 
 impl Digest {
@@ -136,13 +142,35 @@ impl Digest {
         if config.algorithms.is_empty() {
             config.algorithms.push(Algorithm::Sha256);
         }
-        Self { config, users, keys: ArcSwap::from_pointee(keys), seen: SeenNonces::new(SEEN_NONCES) }
+        Self { config, users, keys: ArcSwap::from_pointee(keys), seen: SeenNonces::new(SEEN_NONCES), node: None }
     }
 
     /// Sets how many nonces in use are remembered; beyond that the oldest become stale early. 262144 otherwise.
     pub fn with_nonce_capacity(mut self, capacity: usize) -> Self {
         self.seen = SeenNonces::new(capacity);
         self
+    }
+
+    /// Makes this one of several nodes that hold the same keys: a nonce is good at the node of its first use alone (S-147).
+    pub fn among(mut self, node: u32) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// Notes where a nonce belongs. Where nobody could be asked a node believes those that it issued itself to be its own, since
+    /// phones as a rule answer where they were asked, and no others.
+    pub fn pinned(&self, unix_now: u64, nonce: Unpinned, pin: Pin) {
+        let is_here = match pin {
+            Pin::Here => true,
+            Pin::Elsewhere => false,
+            Pin::Unknown => self.node.is_some() && nonce.0.issuer() == self.node,
+        };
+        self.seen.pin(unix_now, self.config.nonce_ttl.as_secs(), nonce.0, is_here);
+    }
+
+    /// For how many seconds a nonce has to be remembered.
+    pub fn life(&self, unix_now: u64, nonce: Unpinned) -> u64 {
+        nonce.life(unix_now, self.config.nonce_ttl.as_secs())
     }
 
     /// Replaces the keys, as the cluster rotates them.
@@ -157,7 +185,7 @@ impl Digest {
 
     /// The values of a 401's WWW-Authenticate or a 407's Proxy-Authenticate lines, one line each, strongest first (S-141).
     pub fn challenge(&self, unix_now: u64, stale: bool) -> Vec<String> {
-        let nonce = self.keys.load().issue(unix_now, &self.config.realm);
+        let nonce = self.keys.load().issue(unix_now, &self.config.realm, self.node);
         let realm = credentials::quote(&self.config.realm);
         let stale = if stale { ", stale=true" } else { "" };
         let challenge =
@@ -199,10 +227,12 @@ impl Digest {
         else {
             return Verdict::Stale;
         };
-        if let Some(qop) = &answer.qop
-            && self.seen.count(unix_now, ttl, nonce, qop.nc) != Count::Fresh
-        {
-            return Verdict::Stale;
+        if let Some(qop) = &answer.qop {
+            match self.seen.count(unix_now, ttl, nonce, qop.nc, self.node.is_some()) {
+                Count::Fresh => {}
+                Count::Unknown => return Verdict::Unpinned(Unpinned(nonce)),
+                Count::Replayed | Count::Forgotten | Count::Elsewhere => return Verdict::Stale,
+            }
         }
         Verdict::Accepted { user: self.user_part(&answer.username).to_owned(), algorithm, line }
     }

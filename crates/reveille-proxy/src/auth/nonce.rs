@@ -35,13 +35,17 @@ impl NonceKeys {
         Self { current: hmac::Key::new(HMAC_SHA256, next), previous: Some(self.current.clone()) }
     }
 
-    pub(super) fn issue(&self, unix_now: u64, realm: &str) -> String {
+    /// A new nonce; `node` says who issued it, where there are several.
+    pub(super) fn issue(&self, unix_now: u64, realm: &str, node: Option<u32>) -> String {
         let mut nonce = [0; LENGTH];
         let (id, mac) = nonce.split_at_mut(ID);
         let (time, random) = id.split_at_mut(TIME);
         time.copy_from_slice(&unix_now.to_be_bytes());
         // Without randomness callers of one second share a nonce, which costs them a second challenge and nobody anything more.
         let _ = SystemRandom::new().fill(random);
+        if let (Some(node), Some((issuer, _))) = (node, random.split_first_chunk_mut()) {
+            *issuer = node.to_be_bytes();
+        }
         let tag = sign(&self.current, id, realm);
         for (to, from) in mac.iter_mut().zip(tag.as_ref()) {
             *to = *from;
@@ -87,6 +91,11 @@ pub(super) struct Nonce {
 }
 
 impl Nonce {
+    /// The node that issued it, where nodes say so; anything else otherwise.
+    pub(super) fn issuer(&self) -> Option<u32> {
+        self.id.get(TIME..)?.first_chunk().map(|issuer| u32::from_be_bytes(*issuer))
+    }
+
     /// Whether it may still be used. Clocks of other nodes may be a little ahead.
     pub(super) fn is_live(&self, unix_now: u64, ttl: u64) -> bool {
         self.issued <= unix_now.saturating_add(SKEW) && unix_now <= self.issued.saturating_add(ttl)
@@ -105,7 +114,7 @@ pub(super) const ID: usize = 20;
 const MAC: usize = 16;
 const LENGTH: usize = ID + MAC;
 const TEXT: usize = LENGTH / 3 * 4;
-const SKEW: u64 = 30;
+pub(super) const SKEW: u64 = 30;
 
 #[cfg(test)]
 mod tests {
@@ -113,7 +122,7 @@ mod tests {
 
     #[test]
     fn nonce_of_one_node_is_good_on_another_s145() {
-        let nonce = NonceKeys::new(b"shared", None).issue(1000, "r");
+        let nonce = NonceKeys::new(b"shared", None).issue(1000, "r", None);
         assert_eq!(nonce.len(), TEXT);
         let checked = NonceKeys::new(b"shared", None).check(&nonce, "r").unwrap();
         assert_eq!(checked.issued, 1000);
@@ -124,7 +133,7 @@ mod tests {
     #[test]
     fn previous_key_still_checks_and_the_one_before_does_not_s145() {
         let first = NonceKeys::new(b"1", None);
-        let nonce = first.issue(1000, "r");
+        let nonce = first.issue(1000, "r", None);
         let second = first.rotated(b"2");
         assert!(second.check(&nonce, "r").is_some());
         assert!(second.rotated(b"3").check(&nonce, "r").is_none());
@@ -134,7 +143,7 @@ mod tests {
     #[test]
     fn no_changed_nonce_is_accepted() {
         let keys = NonceKeys::random().unwrap();
-        let nonce = keys.issue(1000, "r");
+        let nonce = keys.issue(1000, "r", None);
         for index in 0..nonce.len() {
             let mut changed = nonce.clone().into_bytes();
             changed[index] = if changed[index] == b'A' { b'B' } else { b'A' };
@@ -148,7 +157,10 @@ mod tests {
     #[test]
     fn every_nonce_differs() {
         let keys = NonceKeys::random().unwrap();
-        assert_ne!(keys.issue(1000, "r"), keys.issue(1000, "r"));
+        let of = |node| keys.check(&keys.issue(1000, "r", Some(node)), "r").unwrap();
+        assert_eq!((of(7).issuer(), of(8).issuer()), (Some(7), Some(8)));
+        assert_ne!(of(7), of(7));
+        assert_ne!(keys.issue(1000, "r", None), keys.issue(1000, "r", None));
     }
 
     #[test]

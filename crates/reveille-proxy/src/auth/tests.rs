@@ -289,3 +289,49 @@ fn nothing_secret_is_shown_s235() {
     let shown = format!("{digest:?} {:?}", NonceKeys::new(b"key-material", None));
     assert!(!shown.contains("key-material") && !shown.contains(&ha1("alice", REALM, "secret", Algorithm::Sha256)));
 }
+
+/// What the nodes of a cluster ask: the first to do so has the nonce.
+#[derive(Default)]
+struct Shared(HashMap<[u8; 20], u32>);
+
+impl Shared {
+    fn judge(&mut self, node: u32, digest: &Digest, line: &str) -> Verdict {
+        let verdict = judge(digest, NOW, line);
+        let Verdict::Unpinned(nonce) = verdict else { return verdict };
+        let owner = *self.0.entry(*nonce.octets()).or_insert(node);
+        digest.pinned(NOW, nonce, if owner == node { Pin::Here } else { Pin::Elsewhere });
+        judge(digest, NOW, line)
+    }
+}
+
+#[test]
+fn challenged_at_one_node_and_answered_at_another_once_in_the_cluster_s145_s147() {
+    let node = |number| digest(&[Algorithm::Sha256]).among(number);
+    let (one, two, three) = (node(1), node(2), node(3));
+    let mut shared = Shared::default();
+    let first = Answer::to(&one, Algorithm::Sha256);
+    assert_eq!(shared.judge(2, &two, &first.line()), accepted(Algorithm::Sha256));
+    // The captured answer, at every node; and what else that phone says.
+    for (number, node) in [(1, &one), (2, &two), (3, &three)] {
+        assert_eq!(shared.judge(number, node, &first.line()), Verdict::Stale, "{number}");
+    }
+    let second = Answer { nc: 2, ..first };
+    assert_eq!(shared.judge(1, &one, &second.line()), Verdict::Stale, "not even its issuer takes it");
+    assert_eq!(shared.judge(2, &two, &second.line()), accepted(Algorithm::Sha256));
+    // A wrong password asks nobody.
+    let wrong = Answer { password: "wrong", ..Answer::to(&one, Algorithm::Sha256) };
+    assert_eq!(judge(&one, NOW, &wrong.line()), Verdict::Rejected);
+}
+
+#[test]
+fn with_nobody_to_ask_a_node_takes_its_own_nonces_and_no_others_s147() {
+    let node = |number| digest(&[Algorithm::Sha256]).among(number);
+    let (one, two) = (node(1), node(2));
+    let answer = Answer::to(&one, Algorithm::Sha256);
+    for (node, expected) in [(&two, Verdict::Stale), (&one, accepted(Algorithm::Sha256))] {
+        let Verdict::Unpinned(nonce) = judge(node, NOW, &answer.line()) else { panic!("met for the first time") };
+        node.pinned(NOW, nonce, Pin::Unknown);
+        assert_eq!(judge(node, NOW, &answer.line()), expected);
+        assert_eq!(judge(node, NOW, &answer.line()), Verdict::Stale);
+    }
+}

@@ -20,16 +20,36 @@ use super::{
     reply::Reply,
     routes,
 };
-use crate::{auth::Verdict, ingress::Purpose, peers::Home};
+use crate::{
+    auth::{Unpinned, Verdict},
+    ingress::Purpose,
+    peers::Home,
+};
 
 /// What is to become of a request.
 pub(super) enum Decision {
     /// It ends here.
     Reply(Reply),
+    /// It waits until it is known where the nonce of its credentials belongs.
+    Hold(Unpinned),
     /// It goes to the home of its address-of-record, as a registration.
     Register(Box<Registration>),
     /// It is forwarded.
     Deliver(Box<Plan>),
+}
+
+/// Why a request is not admitted, or not yet.
+pub(super) enum Refusal {
+    /// This is the answer.
+    Reply(Reply),
+    /// See [`Decision::Hold`].
+    Hold(Unpinned),
+}
+
+impl From<Reply> for Refusal {
+    fn from(reply: Reply) -> Self {
+        Self::Reply(reply)
+    }
 }
 
 /// The methods we know, for Allow in 200, 405 and 501 (RFC 3261 §20.5).
@@ -45,11 +65,12 @@ impl Core {
     pub(super) fn admit(&mut self, now: Now, message: &Message, origin: &Origin) -> Decision {
         match self.try_admit(now, message, origin) {
             Ok(decision) => decision,
-            Err(reply) => Decision::Reply(reply),
+            Err(Refusal::Reply(reply)) => Decision::Reply(reply),
+            Err(Refusal::Hold(nonce)) => Decision::Hold(nonce),
         }
     }
 
-    fn try_admit(&mut self, now: Now, message: &Message, origin: &Origin) -> Result<Decision, Reply> {
+    fn try_admit(&mut self, now: Now, message: &Message, origin: &Origin) -> Result<Decision, Refusal> {
         let repaired = routes::repair_strict(message, &*self.shared.flows);
         let request = repaired.as_ref().unwrap_or(message);
         let method = request.method();
@@ -65,41 +86,43 @@ impl Core {
             return Ok(Decision::Reply(self.options()));
         }
         if uri.scheme() == Scheme::Other && !routed {
-            return Err(Reply::new(416)); // S-016: nothing but the Request-URI could say where to
+            return Err(Reply::new(416).into()); // S-016: nothing but the Request-URI could say where to
         }
         let is_register = method == Method::Register && !routed;
         if request.max_forwards().ok().flatten() == Some(0) && !(is_register && host_is_ours) {
-            return Err(Reply::new(483)); // S-061
+            return Err(Reply::new(483).into()); // S-061
         }
         let loop_hash = loop_hash(request, shared.peers.own(), origin);
         if self.has_looped(request, loop_hash) {
             let reply = Reply::new(482); // RFC 5393 §4.2
-            return Err(if origin.purpose == Purpose::Cluster { reply.with(HeaderId::Reveille, MOVED) } else { reply });
+            let is_node = origin.purpose == Purpose::Cluster;
+            return Err(if is_node { reply.with(HeaderId::Reveille, MOVED) } else { reply }.into());
         }
         let unknown: Vec<&str> = request.values(HeaderId::ProxyRequire).filter(|tag| !tag.is_empty()).collect();
         if !unknown.is_empty() {
-            return Err(Reply::new(420).with(HeaderId::Unsupported, unknown.join(", "))); // S-062
+            return Err(Reply::new(420).with(HeaderId::Unsupported, unknown.join(", ")).into()); // S-062
         }
         let breadth = match request.value(HeaderId::MaxBreadth).map(|v| v.trim().parse::<u32>()) {
             None => DEFAULT_BREADTH,
-            Some(Ok(0)) => return Err(Reply::new(440)), // RFC 5393 §5.3.3.2
+            Some(Ok(0)) => return Err(Reply::new(440).into()), // RFC 5393 §5.3.3.2
             Some(Ok(breadth)) => breadth.min(DEFAULT_BREADTH),
-            Some(Err(_)) => return Err(Reply::new(400)),
+            Some(Err(_)) => return Err(Reply::new(400).into()),
         };
         // A node among others passes requests on to them as long as anybody is connected to it.
         let is_alone = shared.peers.own() == NodeTag::default();
         if (self.draining() && is_alone || self.is_closing_to(origin)) && request.to_tag().is_none() {
-            return Err(self.overloaded()); // S-139
+            return Err(self.overloaded().into()); // S-139
         }
         if is_register {
             if !self.shared.settings.is_our_domain(uri.host()) && !flows.names_us(uri.host(), uri.port()) {
-                return Err(Reply::new(404)); // S-093
+                return Err(Reply::new(404).into()); // S-093
             }
             let registration = self.admit_register(now, request, origin)?;
             if shared.peers.home(registration.aor()) == Home::Here {
                 return Ok(Decision::Register(Box::new(registration)));
             }
             let path = (origin.purpose != Purpose::Cluster).then(|| self.path(request, origin)).transpose()?;
+            let path = path.map(|path| registration.mark(path));
             let destination = Where::Home(registration.aor().clone());
             let plan = Plan {
                 request: repaired,
@@ -119,7 +142,8 @@ impl Core {
                 Reply::new(501).with(HeaderId::Allow, ALLOW)
             } else {
                 Reply::new(405).with(HeaderId::Allow, ALLOW)
-            });
+            }
+            .into());
         }
         // A token vouches for the dialog it was made in; a new dialog must prove itself whatever it carries.
         if !(set.vouched && request.to_tag().is_some()) {
@@ -137,7 +161,7 @@ impl Core {
         let lost = set.lost && origin.purpose == Purpose::Cluster;
         let is_gone = match (&set.flow, set.onward) {
             (Some(flow), _) => flows.liveness(flow) == Liveness::Gone,
-            (None, Some(node)) => lost || shared.peers.destination(node).is_none(),
+            (None, Some(node)) => lost || self.is_lost(node, request),
             (None, None) => false,
         };
         let mut own_routes = set.own;
@@ -147,20 +171,20 @@ impl Core {
             Where::Home(rebound.bound.aor.clone())
         } else if let Some(flow) = set.flow {
             if is_gone {
-                return Err(Reply::new(430)); // S-128
+                return Err(Reply::new(430).into()); // S-128
             }
             Where::Flow(flow)
         } else if let Some(node) = set.onward {
             Where::Node(node)
         } else if set.others {
             // A Route that leads to others is followed only inside what we routed before (S-229).
-            return Err(Reply::new(403));
+            return Err(Reply::new(403).into());
         } else if host_is_ours && uri.scheme() != Scheme::Tel {
             Where::Home(Aor::from_uri(&uri, &self.shared.settings.aliases).map_err(|_| Reply::new(404))?)
         } else if host_is_ours || uri.scheme() == Scheme::Tel {
-            return Err(Reply::new(404));
+            return Err(Reply::new(404).into());
         } else {
-            return Err(Reply::new(403)); // S-228: we are no open relay
+            return Err(Reply::new(403).into()); // S-228: we are no open relay
         };
         Ok(Decision::Deliver(Box::new(Plan {
             request: repaired,
@@ -186,7 +210,7 @@ impl Core {
     }
 
     /// Callers on public listeners prove who they are, and may only speak for themselves (S-140, S-152).
-    fn authenticate_caller(&self, now: Now, request: &Message, origin: &Origin) -> Result<(), Reply> {
+    fn authenticate_caller(&self, now: Now, request: &Message, origin: &Origin) -> Result<(), Refusal> {
         if origin.purpose != Purpose::Public {
             return Ok(());
         }
@@ -201,7 +225,7 @@ impl Core {
         let user = self.settle_verdict(now, verdict, HeaderId::ProxyAuthenticate, 407)?;
         let claimed = claimed.map_err(|_| Reply::new(403))?;
         let own = self.shared.settings.is_our_domain(from.host()) && user_of(&claimed) == user;
-        own.then_some(()).ok_or_else(|| Reply::new(403))
+        own.then_some(()).ok_or_else(|| Reply::new(403).into())
     }
 
     /// Turns a digest verdict into the user, or into the answer that asks again.
@@ -211,10 +235,11 @@ impl Core {
         verdict: Verdict,
         challenge: HeaderId,
         status: u16,
-    ) -> Result<String, Reply> {
+    ) -> Result<String, Refusal> {
         let stale = match verdict {
             Verdict::Accepted { user, .. } => return Ok(user),
-            Verdict::BadRequest => return Err(Reply::new(400)),
+            Verdict::BadRequest => return Err(Reply::new(400).into()),
+            Verdict::Unpinned(nonce) => return Err(Refusal::Hold(nonce)),
             Verdict::Stale => true,
             Verdict::Missing | Verdict::Rejected => false,
         };
@@ -225,7 +250,7 @@ impl Core {
                 reply = reply.with(challenge, line);
             }
         }
-        Err(reply)
+        Err(reply.into())
     }
 
     /// Whether one of the Vias is ours and was made under the same routing inputs (RFC 5393 §4.2.1). A changed hash is a spiral.

@@ -48,7 +48,7 @@ impl Context {
         match &self.work {
             // The transaction alone absorbs what still comes: for 32 s over UDP, and there are many of them.
             Work::Answered => true,
-            Work::Register(_) => self.server_gone,
+            Work::Register(_) | Work::Pinning(_) => self.server_gone,
             Work::Deliver(delivery) => self.server_gone && delivery.answered,
         }
     }
@@ -60,6 +60,8 @@ pub(super) enum Work {
     Register(Box<Registering>),
     /// A request on its way to one or several targets.
     Deliver(Box<Delivery>),
+    /// A request that awaits word of where its nonce belongs, before it is admitted.
+    Pinning(Box<Message>),
     /// A final answer of ours was given.
     Answered,
 }

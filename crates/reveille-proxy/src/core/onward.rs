@@ -110,10 +110,22 @@ impl Core {
     /// A connection to another node: the same for all that carries the Call-ID of `request`, so that a call's requests arrive
     /// there in the order in which they came here.
     pub(super) fn flow_to(&self, node: NodeTag, request: &Message) -> Option<FlowRef> {
-        let destination = self.shared.peers.destination(node)?;
+        let lanes = self.shared.peers.lanes().max(1);
         let call = xxh3_64(request.call_id().unwrap_or_default().as_bytes());
-        let lane = (call % u64::from(self.shared.peers.lanes().max(1))) as u8;
-        self.shared.flows.open_node(&Destination { lane, ..destination }).ok()
+        let lane = (call % u64::from(lanes)) as u8;
+        if let Some(destination) = self.shared.peers.destination(node) {
+            return self.shared.flows.open_node(&Destination { lane, ..destination }).ok();
+        }
+        // Its lease is over. One that cannot reach the store still serves who is connected to it; one that is dead has no connection.
+        let former = self.shared.peers.former(node)?;
+        let all = (lane..lanes).chain(0..lane);
+        let mut open = all.filter_map(|lane| self.shared.flows.connected_node(&Destination { lane, ..former.clone() }));
+        open.next()
+    }
+
+    /// Whether nothing is to be sent to another node any more.
+    pub(super) fn is_lost(&self, node: NodeTag, request: &Message) -> bool {
+        self.shared.peers.destination(node).is_none() && self.flow_to(node, request).is_none()
     }
 
     /// Sends a request to the home of `aor`, here or elsewhere.
@@ -222,12 +234,17 @@ impl Core {
         // Its credentials have been seen: a second look would take them for a replay (S-147).
         match self.check_contacts(&delivery.request, &origin, aor) {
             Ok(registration) => {
-                let id = self.begin_register(now, server, delivery.request, &origin, registration);
+                let id = self.begin_register(now, server, delivery.request, &origin, registration.sent_on());
                 if let Some(context) = id.and_then(|id| self.contexts.get_mut(&id)) {
                     context.started = started;
                 }
             }
-            Err(reply) => self.reply(now, server, &delivery.request, &origin, reply),
+            Err(reply) => {
+                if reply.status != 423 {
+                    self.reject_waiting(aor, &delivery.request);
+                }
+                self.reply(now, server, &delivery.request, &origin, reply);
+            }
         }
     }
 
@@ -238,6 +255,10 @@ impl Core {
         }
         if !self.fall_back(now, id, branch) && !self.await_home(now, id, branch) {
             let status = self.lost_way_status(id);
+            if status == 503 && self.is_home_alone(id, branch) {
+                // No home in time: our own trouble, which is told with a time to come back (S-082).
+                return self.finish_with(now, id, 503);
+            }
             self.fail_branch(now, id, branch, status);
         }
     }

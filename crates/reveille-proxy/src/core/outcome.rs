@@ -36,7 +36,7 @@ impl Core {
     /// The caller gave up; the CANCEL itself was answered by its transaction (S-050).
     pub(super) fn cancelled(&mut self, now: Now, invite: ServerId) {
         let Some(&id) = self.servers.get(&invite) else { return };
-        let Some(delivery) = self.delivery(id) else { return };
+        let Some(delivery) = self.delivery(id) else { return self.cancel_held(now, id) };
         delivery.later.clear();
         delivery.fork.cancel(now.mono);
         self.pump(now, id);

@@ -24,8 +24,9 @@ use reveille_transaction::ServerId;
 
 use super::{
     Core, Now, Timer,
-    admission::{SUPPORTED, user_of},
+    admission::{Refusal, SUPPORTED, user_of},
     context::{Origin, Registering, Work},
+    refused,
     reply::Reply,
 };
 use crate::{ingress::Purpose, peers::Home};
@@ -36,10 +37,18 @@ pub(super) struct Registration {
     contacts: ContactsUpdate,
     path: Vec<String>,
     outbound: bool,
+    sent_on: bool,
     announcements: Vec<Announcement>,
+    /// What the phone is told, where this edge refuses it and the home is elsewhere: requests that wait there are to be ended too.
+    pub(super) refused: Option<u16>,
 }
 
 impl Registration {
+    /// The same, of a REGISTER that another node may have seen before.
+    pub(super) fn sent_on(self) -> Self {
+        Self { sent_on: true, ..self }
+    }
+
     /// Whose it is.
     pub(super) fn aor(&self) -> &Aor {
         &self.aor
@@ -53,35 +62,53 @@ const AN_HOUR: u32 = 3600;
 
 impl Core {
     /// Checks a REGISTER in the order of RFC 3261 §10.3 (S-100). Nothing is stored before it returns.
-    pub(super) fn admit_register(&self, now: Now, request: &Message, origin: &Origin) -> Result<Registration, Reply> {
+    pub(super) fn admit_register(&self, now: Now, request: &Message, origin: &Origin) -> Result<Registration, Refusal> {
         let unknown: Vec<&str> =
             request.values(HeaderId::Require).filter(|t| !matches!(*t, "path" | "outbound" | "")).collect();
         if !unknown.is_empty() {
-            return Err(Reply::new(420).with(HeaderId::Unsupported, unknown.join(", ")));
+            return Err(Reply::new(420).with(HeaderId::Unsupported, unknown.join(", ")).into());
         }
         let to = request.to().ok().and_then(|to| Uri::parse(to.uri).ok()).ok_or_else(|| Reply::new(400))?;
         if !matches!(to.scheme(), Scheme::Sip | Scheme::Sips) {
-            return Err(Reply::new(400)); // S-102
+            return Err(Reply::new(400).into()); // S-102
         }
         let user = self.authenticate_registrant(now, request, origin)?;
         if !self.shared.settings.is_our_domain(to.host()) {
-            return Err(Reply::new(404));
+            return Err(Reply::new(404).into());
         }
         let aor = Aor::from_uri(&to, &self.shared.settings.aliases).map_err(|_| Reply::new(404))?;
         if user.is_some_and(|user| user != user_of(&aor)) {
-            return Err(Reply::new(403)); // S-115: no third-party registration
+            return Err(Reply::new(403).into()); // S-115: no third-party registration
         }
-        let checked = self.check_contacts(request, origin, &aor);
-        if let Err(reply) = &checked
-            && reply.status != 423
-            && self.shared.peers.home(&aor) == Home::Here
-        {
-            self.reject_waiting(&aor, request);
+        let checked = match refused::by_edge(request, origin) {
+            Some(status) => Err(Reply::new(status)),
+            None => self.check_contacts(request, origin, &aor),
+        };
+        let reply = match checked {
+            Ok(registration) => return Ok(registration),
+            Err(reply) => reply,
+        };
+        match self.shared.peers.home(&aor) {
+            _ if reply.status == 423 => Err(reply.into()),
+            Home::Here => {
+                self.reject_waiting(&aor, request);
+                Err(reply.into())
+            }
+            // Who waits for this phone waits there. The home says what is to be said when it has told them.
+            Home::At(_) if refused::names_a_target(request) => Ok(Registration {
+                aor,
+                contacts: ContactsUpdate::Fetch,
+                path: Vec::new(),
+                outbound: false,
+                sent_on: false,
+                announcements: Vec::new(),
+                refused: Some(reply.status),
+            }),
+            Home::At(_) | Home::Nowhere => Err(reply.into()),
         }
-        checked
     }
 
-    fn authenticate_registrant(&self, now: Now, request: &Message, origin: &Origin) -> Result<Option<String>, Reply> {
+    fn authenticate_registrant(&self, now: Now, request: &Message, origin: &Origin) -> Result<Option<String>, Refusal> {
         if origin.purpose == Purpose::Cluster {
             return Ok(None);
         }
@@ -103,7 +130,9 @@ impl Core {
             contacts: ContactsUpdate::Fetch,
             path,
             outbound: false,
+            sent_on: origin.purpose == Purpose::Cluster,
             announcements: Vec::new(),
+            refused: None,
         };
         let expires = request.expires();
         match request.contacts().map_err(|_| Reply::new(400))? {
@@ -270,16 +299,6 @@ impl Core {
         }
     }
 
-    /// A REGISTER that is refused for good ends the waiting of what waited for it (P-064). Only the authenticated reach this.
-    fn reject_waiting(&self, aor: &Aor, request: &Message) {
-        if let Ok(Contacts::List(list)) = request.contacts() {
-            let contacts = list.iter().map(|c| c.uri.to_owned()).collect();
-            if self.shared.homes.ask(aor, ShardInput::RegisterRejected { aor: aor.clone(), contacts }).is_err() {
-                self.shared.metrics.dropped("home_busy");
-            }
-        }
-    }
-
     pub(super) fn begin_register(
         &mut self,
         now: Now,
@@ -288,7 +307,7 @@ impl Core {
         origin: &Origin,
         registration: Registration,
     ) -> Option<u64> {
-        let Registration { aor, contacts, path, outbound, announcements } = registration;
+        let Registration { aor, contacts, path, outbound, sent_on, announcements, .. } = registration;
         let targets = match &contacts {
             ContactsUpdate::Update(list) => list.iter().filter_map(|c| c.push.as_ref()).map(|p| p.provider).collect(),
             _ => Vec::new(),
@@ -302,6 +321,7 @@ impl Core {
             // What another node sends names the phone's flow in Path.
             flow: (origin.purpose != Purpose::Cluster).then_some(origin.flow),
             outbound,
+            sent_on,
             reply: WorkerRef { worker: self.worker, context: self.next_context },
         };
         if self.shared.homes.ask(&aor, ShardInput::Register(Box::new(ask))).is_err() {

@@ -7,6 +7,7 @@ mod dialogs;
 mod drain;
 mod moves;
 mod nodes;
+mod pins;
 mod rebound;
 mod refusals;
 mod registrations;

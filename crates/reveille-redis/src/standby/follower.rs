@@ -43,10 +43,9 @@ const FILLS: usize = 2;
 const STEP: usize = 256;
 /// How long a reading waits for entries, at most; a shard that is new waits so long to be read with the others.
 const WAIT: Duration = Duration::from_millis(250);
-/// How often a server is asked while there are entries.
-const PACE: Duration = Duration::from_millis(100);
-/// How often a server of a Redis Cluster is asked.
-const CLUSTER_PACE: Duration = Duration::from_millis(250);
+/// How often a server is asked while there are entries. Each question names every feed, so it is this and not the number of writes that
+/// standing by costs; a takeover reads the rest.
+const PACE: Duration = Duration::from_millis(250);
 /// The pause before a shard is tried again that could not be read, or found no room.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -241,7 +240,7 @@ impl Follower {
             (true, _) => Some(now + server.pauses.next().unwrap_or(backoff::LONGEST)),
             // It is behind: it goes on at once.
             (false, true) => None,
-            (false, false) => Some(sent + if apart { CLUSTER_PACE } else { PACE }),
+            (false, false) => Some(sent + PACE),
         };
         if !lost {
             server.pauses = backoff::pauses();

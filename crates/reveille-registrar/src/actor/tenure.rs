@@ -33,6 +33,8 @@ pub(super) struct Tenure {
     pub(super) filling: Option<Filling>,
     /// There once the shard is to go: told when nothing is on its way to the store any more.
     pub(super) leaving: Option<oneshot::Sender<()>>,
+    /// What the next owner has to know was said.
+    pub(super) is_noted: bool,
     /// The shard came back to this node while it was leaving: it begins anew once it has left.
     pub(super) returns: bool,
 }
@@ -100,12 +102,20 @@ impl Tenure {
             }
             None => _ = tokio::spawn(fill(Arc::clone(node), index, number, None)),
         }
-        Self { number, shard, filling: Some(filling), leaving: None, returns: false }
+        if let Some(finding) = node.replica.find_note(index) {
+            let node = Arc::clone(node);
+            tokio::spawn(async move {
+                if let Some((note, age)) = finding.await {
+                    node.tell(index, ShardMsg::Input(ShardInput::NoteFound { note, age }));
+                }
+            });
+        }
+        Self { number, shard, filling: Some(filling), leaving: None, is_noted: false, returns: false }
     }
 
     /// A shard that has all its records.
     pub(super) fn whole(number: u32, shard: Shard) -> Self {
-        Self { number, shard, filling: None, leaving: None, returns: false }
+        Self { number, shard, filling: None, leaving: None, is_noted: false, returns: false }
     }
 
     /// Whether an input about `aor` must wait. The first that waits has the record read.

@@ -5,10 +5,15 @@
 //! the place noted; decoding puts them back. A cut is made only where the spelling is the one decoding will give, so the result
 //! is the text as it came (S-110).
 //!
+//! A version of this software writes version N and reads N and N - 1. A later one may add to a record, or to a binding, what this one
+//! does not know, in the octets called `more`: it is kept, and written again. Only what cannot be said that way needs version
+//! N + 1, which this one leaves alone ([`is_later`]). Version 2 is version 1 with these octets; where there are none, version 1 is
+//! written, so that nodes which know no other can read it.
+//!
 //! ```text
-//! record  = version next_key count binding*
+//! record  = version next_key count binding* [more, version 2: the rest]
 //! binding = next_key-key generation flags contact params [q] [instance] [reg_id] call_id cseq expires_at
-//!           expires_at-registered_at [flow] [paths] [provider param prid] [dead] [cuts]
+//!           expires_at-registered_at [flow] [paths] [provider param prid] [dead] [cuts] [length more]
 //! ```
 
 use std::{
@@ -26,7 +31,10 @@ use crate::flow::{FlowRef, NodeTag, Transport};
 #[error("not a record, or one of a later version")]
 pub struct DecodeError;
 
-const VERSION: u8 = 1;
+/// The version without octets of later versions.
+const PLAIN: u8 = 1;
+/// The newest version known here.
+const VERSION: u8 = 2;
 
 const HAS_Q: u64 = 1;
 const HAS_INSTANCE: u64 = 1 << 1;
@@ -39,36 +47,52 @@ const PNSREG: u64 = 1 << 7;
 const CUT_PRID: u64 = 1 << 8;
 const CUT_PARAM: u64 = 1 << 9;
 const CUT_INSTANCE: u64 = 1 << 10;
+/// Version 2.
+const HAS_MORE: u64 = 1 << 11;
 
 const DEFAULT_Q: u16 = 1000;
 
 pub(super) fn encode(record: &Record) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + 256 * record.bindings.len());
-    out.push(VERSION);
+    let is_plain = record.more.is_empty() && record.bindings.iter().all(|binding| binding.more.is_empty());
+    out.push(if is_plain { PLAIN } else { VERSION });
     put_varint(&mut out, record.next_key);
     put_varint(&mut out, record.bindings.len() as u64);
     for binding in &record.bindings {
         put_binding(&mut out, record.next_key, binding);
     }
+    out.extend_from_slice(&record.more);
     out
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     let mut reader = Reader(bytes);
-    if reader.byte()? != VERSION {
+    let version = reader.byte()?;
+    if !(PLAIN..=VERSION).contains(&version) {
         return Err(DecodeError);
     }
     let next_key = reader.varint()?;
     let count = reader.varint()?;
     let mut bindings = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(16));
     for _ in 0..count {
-        bindings.push(get_binding(&mut reader, next_key)?);
+        bindings.push(get_binding(&mut reader, next_key, version)?);
     }
-    if reader.0.is_empty() { Ok(Record { next_key, bindings }) } else { Err(DecodeError) }
+    if version == PLAIN && !reader.0.is_empty() {
+        return Err(DecodeError);
+    }
+    Ok(Record { next_key, bindings, more: reader.0.to_vec() })
 }
 
-/// The number of bindings in an encoded record, without decoding it; 0 for bytes that are no record.
+/// Whether these are octets of a later version than is known here. Such a record is left where it is, and nothing is written over it.
+pub fn is_later(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(|version| *version > VERSION)
+}
+
+/// The number of bindings in an encoded record, without decoding it; 0 for bytes that are no record of a version known here.
 pub fn count(bytes: &[u8]) -> u64 {
+    if is_later(bytes) {
+        return 0;
+    }
     let mut reader = Reader(bytes);
     let mut read = || {
         reader.byte()?;
@@ -104,7 +128,8 @@ fn put_binding(out: &mut Vec<u8>, next_key: u64, binding: &Binding) {
             | flag(binding.pnsreg, PNSREG)
             | flag(prid_at.is_some(), CUT_PRID)
             | flag(param_at.is_some(), CUT_PARAM)
-            | flag(instance_at.is_some(), CUT_INSTANCE),
+            | flag(instance_at.is_some(), CUT_INSTANCE)
+            | flag(!binding.more.is_empty(), HAS_MORE),
     );
     text::put(out, &contact.0);
     text::put(out, &params.0);
@@ -143,9 +168,13 @@ fn put_binding(out: &mut Vec<u8>, next_key: u64, binding: &Binding) {
     for place in [prid_at, param_at, instance_at].into_iter().flatten() {
         put_varint(out, place as u64);
     }
+    if !binding.more.is_empty() {
+        put_varint(out, binding.more.len() as u64);
+        out.extend_from_slice(&binding.more);
+    }
 }
 
-fn get_binding(reader: &mut Reader<'_>, next_key: u64) -> Result<Binding, DecodeError> {
+fn get_binding(reader: &mut Reader<'_>, next_key: u64, version: u8) -> Result<Binding, DecodeError> {
     let key = BindingKey(next_key.wrapping_sub(reader.varint()?));
     let generation = reader.narrow()?;
     let flags = reader.varint()?;
@@ -177,6 +206,12 @@ fn get_binding(reader: &mut Reader<'_>, next_key: u64) -> Result<Binding, Decode
     let prid_at = if has(CUT_PRID) { Some(reader.narrow()?) } else { None };
     let param_at = if has(CUT_PARAM) { Some(reader.narrow()?) } else { None };
     let instance_at = if has(CUT_INSTANCE) { Some(reader.narrow()?) } else { None };
+    let more = if version > PLAIN && has(HAS_MORE) {
+        let length = reader.varint()?;
+        reader.bytes(length)?.to_vec()
+    } else {
+        Vec::new()
+    };
     let param = piece(param_at, push.as_ref().map(|push| escaped(&push.param)))?;
     let prid = piece(prid_at, push.as_ref().map(|push| escaped(push.prid.expose())))?;
     let contact = restore(contact, [param, prid])?;
@@ -198,6 +233,7 @@ fn get_binding(reader: &mut Reader<'_>, next_key: u64) -> Result<Binding, Decode
         push,
         dead_push,
         pnsreg: has(PNSREG),
+        more,
     })
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Budgets {
     left: HashMap<Fingerprint, Left>,
     sweep_at: usize,
     swept: Option<Instant>,
+    /// A token has come to the half of a budget, or to the next quarter.
+    has_news: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -50,7 +52,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 impl Budgets {
     pub(super) fn new(limits: PushLimits) -> Self {
-        Self { limits, left: HashMap::new(), sweep_at: SMALL, swept: None }
+        Self { limits, left: HashMap::new(), sweep_at: SMALL, swept: None, has_news: false }
     }
 
     /// Takes one push from the token's budget; false if there is none left.
@@ -66,13 +68,10 @@ impl Budgets {
         if self.left.len() >= MOST && !self.left.contains_key(&target) {
             return false;
         }
-        let full = [self.limits.calls_per_minute, self.limits.per_minute, self.limits.per_hour].map(f32::from);
+        let full = self.limits.full();
         let left = self.left.entry(target).or_insert(Left { calls: full[0], minute: full[1], hour: full[2], at: now });
-        let gone = now.saturating_duration_since(left.at).as_secs_f32();
-        left.calls = (left.calls + full[0] * gone / MINUTE.as_secs_f32()).min(full[0]);
-        left.minute = (left.minute + full[1] * gone / MINUTE.as_secs_f32()).min(full[1]);
-        left.hour = (left.hour + full[2] * gone / HOUR.as_secs_f32()).min(full[2]);
-        left.at = now;
+        *left = left.at(now, full);
+        let before = left.quarters(full);
         let buckets: &mut [&mut f32] = match class {
             PushClass::Call => &mut [&mut left.calls],
             PushClass::Request | PushClass::Refresh => &mut [&mut left.minute, &mut left.hour],
@@ -80,8 +79,83 @@ impl Budgets {
         let enough = buckets.iter().all(|bucket| **bucket >= 1.0);
         if enough {
             buckets.iter_mut().for_each(|bucket| **bucket -= 1.0);
+            self.has_news |= left.quarters(full).into_iter().zip(before).any(|(now, before)| now > before && now >= 2);
         }
         enough
+    }
+
+    /// Whether a token has come to the half of a budget, or to the next quarter, since this was last asked.
+    pub(super) fn has_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// What is used up at `now`, for calls, of a minute and of an hour, by the tokens of which `counts` says so of the largest part.
+    pub(super) fn used(
+        &self,
+        now: Instant,
+        counts: impl Fn(f32) -> bool,
+    ) -> impl Iterator<Item = (Fingerprint, [f32; 3])> {
+        let full = self.limits.full();
+        self.left.iter().filter_map(move |(target, left)| {
+            let used = left.at(now, full).used(full);
+            let largest = used.iter().zip(full).map(|(used, full)| used / full.max(1.0)).fold(0.0, f32::max);
+            counts(largest).then_some((*target, used))
+        })
+    }
+
+    /// Takes over what another owner had counted `age` ago. What was counted here beside is the same pushes or fewer.
+    pub(super) fn inherit(&mut self, target: Fingerprint, used: [f32; 3], age: Duration, now: Instant) {
+        let full = self.limits.full();
+        if self.left.len() >= MOST && !self.left.contains_key(&target) {
+            return;
+        }
+        let [calls, minute, hour] = [0, 1, 2].map(|at: usize| {
+            let (used, full) = (used.get(at).copied().unwrap_or(0.0), full.get(at).copied().unwrap_or(0.0));
+            (full - used).max(0.0)
+        });
+        let theirs = Left { calls, minute, hour, at: now }.after(age, full);
+        let ours = self.left.entry(target).or_insert(theirs);
+        *ours = ours.at(now, full);
+        ours.calls = ours.calls.min(theirs.calls);
+        ours.minute = ours.minute.min(theirs.minute);
+        ours.hour = ours.hour.min(theirs.hour);
+    }
+}
+
+impl PushLimits {
+    fn full(&self) -> [f32; 3] {
+        [self.calls_per_minute, self.per_minute, self.per_hour].map(f32::from)
+    }
+}
+
+impl Left {
+    /// The same later.
+    fn at(self, now: Instant, full: [f32; 3]) -> Self {
+        Self { at: now, ..self.after(now.saturating_duration_since(self.at), full) }
+    }
+
+    fn after(self, time: Duration, full: [f32; 3]) -> Self {
+        let gone = time.as_secs_f32();
+        Self {
+            calls: (self.calls + full[0] * gone / MINUTE.as_secs_f32()).min(full[0]),
+            minute: (self.minute + full[1] * gone / MINUTE.as_secs_f32()).min(full[1]),
+            hour: (self.hour + full[2] * gone / HOUR.as_secs_f32()).min(full[2]),
+            at: self.at,
+        }
+    }
+
+    fn used(self, full: [f32; 3]) -> [f32; 3] {
+        [full[0] - self.calls, full[1] - self.minute, full[2] - self.hour]
+    }
+
+    /// How many quarters of each budget are used up.
+    fn quarters(self, full: [f32; 3]) -> [u8; 3] {
+        let [calls, minute, hour] = self.used(full);
+        [(calls, full[0]), (minute, full[1]), (hour, full[2])].map(|(used, full)| (4.0 * used / full.max(1.0)) as u8)
     }
 }
 

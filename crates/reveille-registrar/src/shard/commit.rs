@@ -180,6 +180,9 @@ impl Shard {
 
     /// The visit planned for a record.
     pub(super) fn visit(&mut self, now: Now, aor: &Aor) {
+        if self.is_later(aor) {
+            return self.table.plan(aor, now.unix + LOOKS_AGAIN);
+        }
         let Some(record) = self.record(aor) else {
             // Unreadable bytes cannot expire: nothing serves them, and they stay in the store for whoever can read them.
             self.table.remove(aor);
@@ -205,6 +208,12 @@ impl Shard {
         for (aor, value) in records {
             match Record::decode(&value).ok().and_then(|record| self.first_due(now, &aor, &record)) {
                 Some(due) => self.table.put(&aor, &value, due),
+                // Kept so that nothing is written over it; when it ends, this version cannot know.
+                None if crate::record::is_later(&value) => {
+                    self.metrics.unreadable.inc();
+                    tracing::warn!(aor = %aor.redacted(), "a record of a later version is left alone, and its phones are served by later nodes only");
+                    self.table.put(&aor, &value, now.unix + LOOKS_AGAIN);
+                }
                 None => {
                     self.metrics.unreadable.inc();
                     tracing::warn!(aor = %aor, "a stored record cannot be read and is skipped");
@@ -213,6 +222,9 @@ impl Shard {
         }
     }
 }
+
+/// How often a record of a later version is passed by when expiries are looked for, in seconds.
+const LOOKS_AGAIN: u64 = 24 * 3600;
 
 /// S-098: a phone that registers while an INVITE still waits for others is offered to it, unless it was already (S-131).
 fn offer_late(

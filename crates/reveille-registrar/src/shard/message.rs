@@ -1,6 +1,6 @@
 //! What a shard is told and what it says.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reveille_push::{Outcome, PushClass, PushTarget, Ticket, WakeFailure};
@@ -49,6 +49,8 @@ pub struct RegisterRequest {
     pub flow: Option<FlowRef>,
     /// Whether `reg-id` is honoured (S-119).
     pub outbound: bool,
+    /// Whether a node sent it on, and so may send it again where the first home did not answer: that one may have written it.
+    pub sent_on: bool,
     /// Who wants the answer.
     pub reply: WorkerRef,
 }
@@ -190,6 +192,15 @@ pub enum ShardInput {
     Amend(Amendment),
     /// Records from the store, before the shard serves.
     Loaded(Vec<(Aor, Bytes)>),
+    /// A [`ShardOutput::Note`] is in the store, or was given up.
+    NoteLeft,
+    /// A note of the shard's last owner.
+    NoteFound {
+        /// As it was left.
+        note: Vec<u8>,
+        /// How long ago, by the clock of the store.
+        age: Duration,
+    },
 }
 
 impl ShardInput {
@@ -205,7 +216,7 @@ impl ShardInput {
             | Self::PushAnswered { aor, .. }
             | Self::FlowUnusable { aor, .. } => Some(aor),
             Self::Amend(amendment) => Some(&amendment.aor),
-            Self::Written { .. } | Self::Loaded(_) => None,
+            Self::Written { .. } | Self::Loaded(_) | Self::NoteLeft | Self::NoteFound { .. } => None,
         }
     }
 
@@ -246,6 +257,8 @@ pub enum ShardOutput {
         /// What was promised.
         promise: Box<Promise>,
     },
+    /// Leave a note of what push budgets have been spent, for whoever owns the shard next; [`ShardInput::NoteLeft`] follows.
+    Note(Vec<u8>),
     /// Ask for a push; the verdict comes back as [`ShardInput::PushAnswered`].
     Push(Box<PushOrder>),
 }
@@ -404,6 +417,9 @@ pub enum RegisterError {
     /// The push service has called this token dead (P-156).
     #[error("push token known to be dead")]
     DeadPush,
+    /// A later version of this software has written the record, and this one may not write over it.
+    #[error("the record is of a later version")]
+    LaterVersion,
     /// The store did not keep it (S-108, P-170).
     #[error("the store did not keep the record")]
     Store(StoreError),
@@ -416,7 +432,7 @@ impl RegisterError {
             Self::OutOfOrder => 500,
             Self::TooMany => 403,
             Self::DeadPush => 555,
-            Self::Store(_) => 503,
+            Self::LaterVersion | Self::Store(_) => 503,
         }
     }
 
@@ -426,6 +442,7 @@ impl RegisterError {
             Self::OutOfOrder => "out_of_order",
             Self::TooMany => "too_many",
             Self::DeadPush => "dead_push",
+            Self::LaterVersion => "later_version",
             Self::Store(_) => "store",
         }
     }

@@ -67,6 +67,10 @@ impl fmt::Debug for ShardInput {
             }
             Self::Amend(amendment) => f.debug_tuple("Amend").field(&amendment.aor).finish(),
             Self::Loaded(records) => f.debug_tuple("Loaded").field(&records.len()).finish(),
+            Self::NoteLeft => f.write_str("NoteLeft"),
+            Self::NoteFound { note, age } => {
+                f.debug_struct("NoteFound").field("bytes", &note.len()).field("age", age).finish()
+            }
         }
     }
 }
@@ -82,6 +86,7 @@ impl fmt::Debug for ShardOutput {
                 .field("bytes", &record.as_ref().map(Bytes::len))
                 .finish(),
             Self::Push(order) => f.debug_tuple("Push").field(order).finish(),
+            Self::Note(note) => f.debug_tuple("Note").field(&note.len()).finish(),
             Self::HandIn { aor, .. } => f.debug_tuple("HandIn").field(aor).finish(),
         }
     }

@@ -49,6 +49,7 @@ pub(super) fn apply(
             applied.changed |= !applied.record.bindings.is_empty();
             applied.record.bindings.clear();
         }
+        ContactsUpdate::Update(contacts) if repeats(&mut applied, request, contacts) => {}
         ContactsUpdate::Update(contacts) => {
             for contact in contacts {
                 if contact.expires == 0 {
@@ -64,6 +65,44 @@ pub(super) fn apply(
         return Err(RegisterError::TooMany);
     }
     Ok(applied)
+}
+
+/// Whether this is the very REGISTER that made the bindings what they are, sent once more by an edge whose first home fell silent
+/// after it had written: it is answered as then, and changes nothing, the flow included.
+fn repeats(applied: &mut Applied, request: &RegisterRequest, contacts: &[ContactUpdate]) -> bool {
+    if !request.sent_on {
+        return false;
+    }
+    let mut touched = Vec::new();
+    for contact in contacts {
+        let identity = identity(request, contact);
+        if contact.expires == 0 {
+            if !identity.find_removed(&applied.record, &request.call_id).is_empty() {
+                return false;
+            }
+            continue;
+        }
+        let found = identity.find(&applied.record, &touched).and_then(|key| applied.record.get(key));
+        match found.filter(|binding| is_made_by(binding, request, contact)) {
+            Some(binding) => touched.push(binding.key),
+            None => return false,
+        }
+    }
+    let any = !touched.is_empty();
+    if any {
+        applied.touched = touched;
+    }
+    any
+}
+
+fn is_made_by(binding: &Binding, request: &RegisterRequest, contact: &ContactUpdate) -> bool {
+    (binding.call_id.as_str(), binding.cseq) == (request.call_id.as_str(), request.cseq)
+        && binding.contact == contact.uri
+        && binding.params == contact.params
+        && (binding.q, binding.pnsreg) == (contact.q, contact.pnsreg)
+        && binding.instance == contact.instance
+        // A token that was called dead since is told as it is now.
+        && (binding.push == contact.push || binding.push.is_none())
 }
 
 fn remove(applied: &mut Applied, request: &RegisterRequest, contact: &ContactUpdate) -> Result<(), RegisterError> {
@@ -90,14 +129,14 @@ fn update(
     let identity = identity(request, contact);
     let found = identity.find(&applied.record, &applied.touched);
     let former = found.and_then(|key| applied.record.bindings.iter().position(|binding| binding.key == key));
-    let (key, generation, mut dead_push) = match former.and_then(|at| applied.record.bindings.get(at)) {
+    let (key, generation, mut dead_push, more) = match former.and_then(|at| applied.record.bindings.get(at)) {
         Some(binding) => {
             if !applied.touched.contains(&binding.key) {
                 in_order(binding, request)?;
             }
-            (binding.key, binding.generation.saturating_add(1), binding.dead_push)
+            (binding.key, binding.generation.saturating_add(1), binding.dead_push, binding.more.clone())
         }
-        None => (applied.record.take_key(), 1, None),
+        None => (applied.record.take_key(), 1, None, Vec::new()),
     };
     let mut push = contact.push.clone();
     if let Some(target) = &push {
@@ -126,6 +165,7 @@ fn update(
         push,
         dead_push,
         pnsreg: contact.pnsreg,
+        more,
     };
     match former.and_then(|at| applied.record.bindings.get_mut(at)) {
         Some(slot) => *slot = binding,

@@ -13,7 +13,7 @@ use crate::record::{Binding, BindingKey};
 impl Shard {
     pub(super) fn resolve(&mut self, now: Now, request: &ResolveRequest) {
         let record = self.record(&request.aor);
-        let known = record.is_some();
+        let known = record.is_some() || self.is_later(&request.aor);
         let record = record.unwrap_or_default();
         let judge = self.judge();
         let ways = judge.ways(now, record.bindings.iter(), request.class);

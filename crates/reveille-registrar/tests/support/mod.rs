@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -14,8 +15,11 @@ use reveille_push::{Outcome, Provider, PushJob, PushServices, PushTarget, Secret
 use reveille_registrar::{
     Acks, Aor, ContactUpdate, ContactsUpdate, FlowProbe, FlowRef, HomeEvent, HomeEvents, Liveness, NodeTag,
     RegisterRequest, Replica, StoreError, StoreFull, Transport, WorkerRef, Write,
-    replica::{Inherited, Inheriting, Promise, Reading, RecordStream},
+    replica::{Finding, Inherited, Inheriting, Leaving, Promise, Reading, RecordStream},
 };
+
+/// Notes of owners, by shard.
+pub type Notes = Arc<Mutex<HashMap<u16, Vec<u8>>>>;
 
 /// Keeps values in a map and answers at once.
 #[derive(Default)]
@@ -32,6 +36,8 @@ pub struct Memory {
     pub inheritance: Mutex<HashMap<u16, Inheriting>>,
     /// What was left for the next owner.
     pub handed_in: Mutex<Vec<Promise>>,
+    /// The notes of shards' owners, where owners leave any.
+    pub notes: Option<Notes>,
     acks: Mutex<Option<Arc<dyn Acks>>>,
 }
 
@@ -73,6 +79,22 @@ impl Replica for Memory {
 
     fn inherit(&self, shard: u16) -> Option<Inheriting> {
         self.inheritance.lock().unwrap().remove(&shard)
+    }
+
+    /// Takes its time, so that a test sees who waits for it.
+    fn leave_note(&self, shard: u16, note: Vec<u8>) -> Option<Leaving> {
+        let notes = self.notes.clone()?;
+        Some(Box::pin(async move {
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+            notes.lock().unwrap().insert(shard, note);
+        }))
+    }
+
+    fn find_note(&self, shard: u16) -> Option<Finding> {
+        let note = self.notes.as_ref()?.lock().unwrap().get(&shard).cloned();
+        Some(Box::pin(std::future::ready(note.map(|note| (note, Duration::ZERO)))))
     }
 
     fn hand_in(&self, _: u16, _: &Aor, promise: Promise) {
@@ -208,6 +230,7 @@ pub fn register(n: u32, cseq: u32) -> RegisterRequest {
             transport: Transport::Tls,
         }),
         outbound: true,
+        sent_on: false,
         reply: WorkerRef { worker: 0, context: n.into() },
     }
 }

@@ -107,6 +107,7 @@ fn record(n: usize, param: &str, unix: u64) -> Record {
         push: Some(PushTarget { provider: Provider::Apns, param: param.into(), prid: Secret::from(prid) }),
         dead_push: None,
         pnsreg: false,
+        more: Vec::new(),
     });
     record
 }

@@ -32,7 +32,7 @@ use tokio::{
 
 pub use self::{
     keys::{ClusterKeys, SecretError, tag},
-    shared::SharedStore,
+    shared::{Pins, SharedStore},
     status::{NodeStatus, StandbyInfo, Status},
     tap::Tapped,
     tickets::TicketSharing,

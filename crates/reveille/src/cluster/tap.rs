@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use reveille_redis::RedisStore;
 use reveille_registrar::{
     aor::Aor,
-    replica::{Acks, Inheriting, Promise, Reading, RecordStream, Replica, StoreError, StoreFull, Write},
+    replica::{
+        Acks, Finding, Inheriting, Leaving, Promise, Reading, RecordStream, Replica, StoreError, StoreFull, Write,
+    },
 };
 use reveille_runtime::clock;
 use tokio::sync::mpsc;
@@ -47,6 +49,28 @@ impl Replica for Tapped {
         self.store.read(shard, aor)
     }
 
+    fn leave_note(&self, shard: u16, note: Vec<u8>) -> Option<Leaving> {
+        let store = Arc::clone(&self.store);
+        Some(Box::pin(async move {
+            // While Redis is away no handover waits for a note: the next owner begins with full budgets.
+            if store.is_healthy()
+                && let Err(error) = store.note(shard, &note, clock::now() + NOTE_PATIENCE).await
+            {
+                tracing::debug!(shard, %error, "the next owner of a shard is not told what was spent");
+            }
+        }))
+    }
+
+    fn find_note(&self, shard: u16) -> Option<Finding> {
+        let store = Arc::clone(&self.store);
+        Some(Box::pin(async move {
+            store.noted(shard, clock::now() + PATIENCE).await.unwrap_or_else(|error| {
+                tracing::debug!(shard, %error, "what the last owner of a shard had spent is not known");
+                None
+            })
+        }))
+    }
+
     fn hand_in(&self, shard: u16, aor: &Aor, promise: Promise) {
         let (store, aor) = (Arc::clone(&self.store), aor.clone());
         tokio::spawn(async move {
@@ -60,6 +84,9 @@ impl Replica for Tapped {
         });
     }
 }
+
+/// How long a note may take.
+const NOTE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long handing in may take before it is tried again, and the pause before that.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -25,13 +28,15 @@ pub struct View {
     /// The owner of each shard; 0 where nobody is known.
     owners: Box<[AtomicU32]>,
     nodes: ArcSwap<HashMap<NodeTag, Destination>>,
+    /// Where nodes were that are gone: as many as there are tags, at most.
+    former: ArcSwap<HashMap<NodeTag, Destination>>,
 }
 
 impl View {
     /// A view in which nobody owns anything. Every node's certificate carries `server_name`; `lanes` connections go to each.
     pub fn new(own: NodeTag, server_name: String, lanes: u8, shards: u16) -> Self {
         let owners = (0..shards).map(|_| AtomicU32::new(0)).collect();
-        Self { own, server_name, lanes, owners, nodes: ArcSwap::default() }
+        Self { own, server_name, lanes, owners, nodes: ArcSwap::default(), former: ArcSwap::default() }
     }
 
     /// Takes over what the map says.
@@ -41,7 +46,7 @@ impl View {
         }
     }
 
-    /// Takes over where the nodes are. One that is gone is forgotten.
+    /// Takes over where the nodes are. Where one was that is gone is kept apart.
     pub(super) fn meet(&self, roster: &Roster) {
         let infos = roster.members().iter().filter_map(|member| member.info.as_ref());
         let destination = |address| Destination {
@@ -50,7 +55,12 @@ impl View {
             server_name: Some(self.server_name.clone()),
             lane: 0,
         };
-        self.nodes.store(std::sync::Arc::new(infos.map(|info| (info.tag, destination(info.address))).collect()));
+        let nodes: HashMap<_, _> = infos.map(|info| (info.tag, destination(info.address))).collect();
+        let mut former = HashMap::clone(&self.former.load());
+        former.extend(self.nodes.load().iter().map(|(tag, destination)| (*tag, destination.clone())));
+        former.retain(|tag, _| !nodes.contains_key(tag));
+        self.former.store(Arc::new(former));
+        self.nodes.store(Arc::new(nodes));
     }
 }
 
@@ -74,6 +84,10 @@ impl Peers for View {
 
     fn destination(&self, node: NodeTag) -> Option<Destination> {
         self.nodes.load().get(&node).cloned()
+    }
+
+    fn former(&self, node: NodeTag) -> Option<Destination> {
+        self.former.load().get(&node).cloned()
     }
 }
 
@@ -121,12 +135,16 @@ mod tests {
         let mut roster = Roster::default();
         #[allow(clippy::disallowed_methods)] // some moment
         let now = Instant::now();
-        roster.update(now, vec![lease]);
+        roster.update(now, vec![lease.clone()]);
         view.meet(&roster);
         let found = view.destination(NodeTag(8)).unwrap();
         assert_eq!((found.address, found.server_name.as_deref()), (info.address, Some("node")));
         roster.update(now, vec![]);
         view.meet(&roster);
         assert_eq!(view.destination(NodeTag(8)), None);
+        assert_eq!(view.former(NodeTag(8)), Some(found));
+        roster.update(now, vec![lease]);
+        view.meet(&roster);
+        assert_eq!(view.former(NodeTag(8)), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Where this node keeps bindings, by `store.kind`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use prometheus::Registry;
@@ -10,6 +10,7 @@ use reveille_redis::{
     Credentials, Endpoint, Keyring, Mode, RedisConfig, RedisStore, StandbyMetrics, Tls, WaitReplicas,
 };
 use reveille_registrar::Replica;
+use reveille_runtime::clock;
 use reveille_store::{EmbeddedStore, StoreConfig};
 use tokio::sync::mpsc;
 
@@ -18,6 +19,9 @@ use crate::{
     cluster::{ClusterKeys, SharedStore, Tapped, tag},
     config::{Cluster, Config, RedisMode, RedisSettings, Store},
 };
+
+/// How long whoever was told to end may have the store open yet.
+const LETTING_GO: Duration = Duration::from_secs(5);
 
 /// The open store.
 pub(super) enum Storage {
@@ -80,12 +84,18 @@ impl Storage {
         }
     }
 
-    /// Takes no more writes, and answers those it has.
+    /// Takes no more writes, answers those it has, and gives the data directory free: another node may have it when this returns.
     pub(super) async fn close(self) {
         match self {
             Self::Embedded(store) => {
-                if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
+                let closing = Arc::clone(&store);
+                if let Err(error) = tokio::task::spawn_blocking(move || closing.close()).await {
                     tracing::error!(%error, "the store's last writes may not have been acknowledged");
+                }
+                // Shards and workers that were told to end have it until they have done so.
+                let until = clock::now() + LETTING_GO;
+                while Arc::strong_count(&store) > 1 && clock::now() < until {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             }
             Self::Redis(store) => store.close().await,

@@ -5,12 +5,14 @@
 mod credentials;
 mod drain;
 mod field;
+mod nonces;
 mod partition;
 #[path = "../process/mod.rs"]
 mod process;
 mod standby;
 mod takeover;
 mod tickets;
+mod upgrade;
 
 use std::time::Duration;
 

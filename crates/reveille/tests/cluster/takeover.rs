@@ -185,3 +185,26 @@ async fn a_call_outlives_the_edges_of_both_sides() {
         }
     }
 }
+
+/// P-064: a call waits at its phone's home, and the phone's REGISTER is refused at another node: the call ends then, and not when its
+/// time is up.
+#[tokio::test]
+async fn p064_a_refused_register_ends_the_waiting_at_a_remote_home() {
+    let field = Field::start(&NODES).await;
+    let home = field.home_of("alice").await;
+    let rest = others(NODES, home);
+    let mut alice = asleep(&field, rest[0]).await;
+    let caller = field.caller("caller", rest[1]).await;
+    let mut call = caller.invite(&format!("sip:alice@{DOMAIN}")).unwrap();
+    alice.wait_wake(SOON).await.expect("a push arrives");
+    // The same phone, with a reg-id that none may have (RFC 5626 §4.2.1).
+    let builder = field.phone("alice", Provider::Apns, rest[0]);
+    let mut broken = builder.instance(uuid::Uuid::new_v4()).reg_id(0).build();
+    broken.set_push(alice.push().cloned());
+    broken.connect().await.unwrap();
+    assert_eq!(broken.register(3600).await.unwrap().code(), 400);
+    assert_eq!(call.final_response(PATIENCE).await.unwrap().message.code(), 480);
+    let (_, metrics) = field.node(home).get("/metrics").await.unwrap();
+    let rejected = |line: &str| line.starts_with("reveille_wakeup_duration_seconds_count{outcome=\"rejected\"}");
+    assert!(metrics.lines().any(|line| rejected(line) && line.ends_with(" 1")), "not at the end of its time");
+}

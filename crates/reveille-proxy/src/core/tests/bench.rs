@@ -28,7 +28,7 @@ use reveille_sip::{limits::Limits, message::Message};
 use reveille_transaction::TimerConfig;
 
 use crate::{
-    auth::Digest,
+    auth::{Digest, NoncePins},
     core::{Core, Shared},
     egress::{Bound, Destination, Flows, LocalAddress, SendError, TokenError, Trust},
     home::{HomeBusy, Homes},
@@ -106,6 +106,10 @@ impl Flows for FakeFlows {
     }
     fn open_node(&self, to: &Destination) -> Result<FlowRef, SendError> {
         self.open(to)
+    }
+    fn connected_node(&self, to: &Destination) -> Option<FlowRef> {
+        let is_open = self.opened.lock().contains(to);
+        is_open.then(|| self.open(to).ok()).flatten()
     }
     fn seal(&self, flow: &FlowRef) -> String {
         let mut tokens = self.tokens.lock();
@@ -250,6 +254,21 @@ impl Bench {
         flows: Arc<FakeFlows>,
         peers: Arc<dyn Peers>,
     ) -> Self {
+        Self::assemble(settings, auth, None, flows, peers)
+    }
+
+    /// A node that asks where nonces belong.
+    pub(super) fn pinning(auth: Digest, pins: Arc<dyn NoncePins>) -> Self {
+        Self::assemble(settings(), Some(auth), Some(pins), Arc::default(), Arc::new(Alone))
+    }
+
+    fn assemble(
+        settings: Settings,
+        auth: Option<Digest>,
+        pins: Option<Arc<dyn NoncePins>>,
+        flows: Arc<FakeFlows>,
+        peers: Arc<dyn Peers>,
+    ) -> Self {
         let homes = Arc::new(FakeHomes::default());
         let shared = Arc::new(Shared {
             settings,
@@ -258,6 +277,7 @@ impl Bench {
             peers,
             pushes: Arc::new(FakePushes),
             auth: auth.map(Arc::new),
+            pins,
             users: None,
             metrics: Metrics::new(&Registry::new()).unwrap(),
             draining: AtomicBool::new(false),

@@ -57,7 +57,7 @@ pub(super) fn register(bench: &mut Bench, flow: FlowRef, contact: &str) {
 }
 
 /// His answer to a challenge.
-fn proof(challenge: &Message, header: HeaderId, method: &str, uri: &str) -> String {
+pub(super) fn proof(challenge: &Message, header: HeaderId, method: &str, uri: &str) -> String {
     let challenge = challenge.value(header).unwrap();
     let nonce = challenge.split("nonce=\"").nth(1).unwrap().split('"').next().unwrap();
     let hash = |text: String| hex::encode(Sha256::digest(text));

@@ -195,8 +195,10 @@ fn a_register_of_a_local_phone_follows_its_shard() {
     *field.owner.lock() = Some(FAR);
     field.node(FAR).peer(on(FAR, PHONE), &register());
     field.run();
-    let (reply, flow, path) = registering(&mut field, FAR);
-    assert_eq!((flow, path), (Some(on(FAR, PHONE)), 0));
+    let asked = field.node(FAR).asked();
+    let [ShardInput::Register(ask)] = asked.as_slice() else { panic!("expected one Register") };
+    let (reply, flow, path) = (ask.reply, ask.flow, ask.path.len());
+    assert_eq!((flow, path, ask.sent_on), (Some(on(FAR, PHONE)), 0, false), "no other home has seen it");
     field.tell(FAR, reply, HomeEvent::Moved);
     *field.owner.lock() = Some(HOME);
     field.advance(Duration::from_millis(50));
@@ -239,6 +241,22 @@ fn s082_the_503_of_a_home_is_our_own() {
     }
 }
 
+/// S-082: a home falls silent, and is known to be gone only when the time for another has passed: the phone is asked to come again, and
+/// not told of a fault.
+#[test]
+fn s082_a_home_that_is_lost_too_late_is_503() {
+    let mut field = Field::new();
+    field.node(FAR).peer(on(FAR, PHONE), &register());
+    field.run();
+    assert_eq!(field.node(HOME).asked().len(), 1);
+    field.node(FAR).advance(Duration::from_millis(10_500)); // and nothing comes from the home
+    field.kill(HOME);
+    field.run();
+    let answers = field.at(on(FAR, PHONE));
+    let last = answers.last().expect("an answer");
+    assert_eq!((last.status(), last.has(HeaderId::RetryAfter)), (Some(503), true));
+}
+
 /// A phone that registered where its home was, and whose shard has moved since, is reached through the node that holds its flow.
 #[test]
 fn a_flow_of_another_node_is_reached_through_it() {
@@ -254,4 +272,61 @@ fn a_flow_of_another_node_is_reached_through_it() {
     field.run();
     let answers = field.at(on(EDGE, CALLER));
     assert_eq!(answers.iter().filter_map(Message::status).collect::<Vec<_>>(), [100, 200]);
+}
+
+/// P-064: an edge refuses a REGISTER; the calls that wait for that phone wait at its home, which hears of it and ends them. The phone is
+/// told what it would be told with its home here. Nothing is registered, and the home may have moved meanwhile.
+#[test]
+fn p064_a_home_hears_of_a_register_that_an_edge_refuses() {
+    let wrong = register().replace("reg-id=1", "reg-id=0");
+    for next in [None, Some(HOME), Some(FAR)] {
+        let mut field = Field::new();
+        if next.is_some() {
+            *field.owner.lock() = Some(EDGE);
+        }
+        field.node(FAR).peer(on(FAR, PHONE), &wrong);
+        if let Some(next) = next {
+            *field.owner.lock() = Some(next); // what it was sent to is not its home any more
+        }
+        field.run();
+        field.advance(Duration::from_millis(150));
+        let asked = field.node(next.unwrap_or(HOME)).asked();
+        let [ShardInput::RegisterRejected { aor, contacts }] = asked.as_slice() else { panic!("{next:?}: {asked:?}") };
+        assert_eq!(aor.as_str(), "alice@example.com");
+        assert!(contacts[0].contains("pn-prid=aabbccdd"));
+        assert_eq!(field.statuses(on(FAR, PHONE)).last(), Some(&400), "{next:?}");
+    }
+}
+
+/// P-064: a lifetime that is too brief is mended by the phone, and ends nobody's waiting; a REGISTER without a push target concerns
+/// nobody who waits. Both are answered at the edge.
+#[test]
+fn p064_a_register_that_ends_no_waiting_is_refused_at_the_edge() {
+    let cases = [
+        (register().replace("Expires: 3600", "Expires: 10"), 423),
+        (register().replace("reg-id=1", "reg-id=0").replace(";pn-prid=aabbccdd", ""), 400),
+    ];
+    for (request, status) in cases {
+        let mut field = Field::new();
+        field.node(FAR).peer(on(FAR, PHONE), &request);
+        field.run();
+        assert_eq!(field.statuses(on(FAR, PHONE)), [status]);
+        assert!(field.node(HOME).asked().is_empty());
+    }
+}
+
+/// That a REGISTER was refused is believed of nodes alone.
+#[test]
+fn p064_a_phone_cannot_say_that_it_was_refused() {
+    let mut field = Field::new();
+    let forged = register().replace("Expires", "Path: <sip:x@node.invalid;lr;rv-refused=403>\nExpires");
+    let forged = forged.replace("path, outbound", "path");
+    field.node(HOME).peer(on(HOME, PHONE), &forged);
+    field.run();
+    assert!(matches!(field.node(HOME).asked().as_slice(), [ShardInput::Register(_)]));
+    // Nor is it by way of another node, whose own value stands first.
+    field.node(FAR).peer(on(FAR, PHONE), &forged);
+    field.run();
+    let asked = field.node(HOME).asked();
+    assert!(matches!(asked.as_slice(), [ShardInput::Register(_)]), "{asked:?} {:?}", field.at(on(FAR, PHONE)));
 }

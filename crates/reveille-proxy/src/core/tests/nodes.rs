@@ -32,6 +32,7 @@ pub(super) const PHONE: u64 = 8;
 pub(super) struct Table {
     pub(super) own: u32,
     pub(super) owner: Arc<Mutex<Option<u32>>>,
+    pub(super) lapsed: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Peers for Table {
@@ -46,6 +47,10 @@ impl Peers for Table {
         }
     }
     fn destination(&self, node: NodeTag) -> Option<Destination> {
+        let is_live = !self.lapsed.lock().contains(&node.0);
+        self.former(node).filter(|_| is_live)
+    }
+    fn former(&self, node: NodeTag) -> Option<Destination> {
         let address = ([192, 0, 2, 1], 7000 + node.0 as u16).into();
         Some(Destination { transport: Transport::Tls, address, server_name: None, lane: 0 })
     }
@@ -57,6 +62,8 @@ impl Peers for Table {
 pub(super) struct Field {
     nodes: Vec<Bench>,
     pub(super) owner: Arc<Mutex<Option<u32>>>,
+    /// Nodes whose leases are over, dead or not.
+    pub(super) lapsed: Arc<Mutex<Vec<u32>>>,
     /// Nodes that are no more.
     pub(super) dead: Vec<u32>,
     /// What left toward phones and callers.
@@ -66,8 +73,10 @@ pub(super) struct Field {
 impl Field {
     pub(super) fn new() -> Self {
         let (owner, tokens) = (Arc::new(Mutex::new(Some(HOME))), Arc::default());
-        let node = |own| Bench::node(own, &tokens, Arc::new(Table { own, owner: owner.clone() }));
-        Self { nodes: (0..3).map(node).collect(), owner, dead: Vec::new(), outside: Vec::new() }
+        let lapsed = Arc::<Mutex<Vec<u32>>>::default();
+        let table = |own| Table { own, owner: owner.clone(), lapsed: lapsed.clone() };
+        let nodes = (0..3).map(|own| Bench::node(own, &tokens, Arc::new(table(own)))).collect();
+        Self { nodes, owner, lapsed, dead: Vec::new(), outside: Vec::new() }
     }
 
     pub(super) fn node(&mut self, node: u32) -> &mut Bench {
@@ -407,6 +416,7 @@ fn a_register_moves_to_the_next_home() {
         let asked = field.node(next).asked();
         let [ShardInput::Register(ask)] = asked.as_slice() else { panic!("the next home is asked once") };
         assert_eq!(ask.flow, (next == FAR).then_some(on(FAR, PHONE)), "its own phones need no Path");
+        assert!(ask.sent_on, "the first home may have written it (S-107)");
         let reply = ask.reply;
         field.tell(next, reply, registered("sip:alice@198.51.100.1:5070"));
         assert_eq!(field.statuses(on(FAR, PHONE)), [200]);

@@ -195,6 +195,35 @@ fn a_call_that_overtakes_the_answer_to_a_register_knows_its_binding() {
     }
 }
 
+/// A node that cannot reach the store loses its lease and serves on: who has a connection to it uses that, and others go by who has. The
+/// phone need not be looked for.
+#[test]
+fn a_node_without_a_lease_is_reached_over_what_is_open() {
+    let mut field = Field::new();
+    let route = talking(&mut field);
+    field.lapsed.lock().push(FAR);
+    // The caller's edge has never sent anything there, so it asks the home, which has.
+    field.node(EDGE).public(on(EDGE, CALLER), &bye(&route));
+    field.run();
+    let waiter = asked_for_the_phone(&mut field, HOME);
+    let binding = field.binding(true);
+    field.tell(HOME, waiter, HomeEvent::Woken { key: BindingKey(1), target: binding });
+    let got = field.at(on(FAR, PHONE));
+    assert_eq!(got.len(), 1);
+    field.node(FAR).peer(on(FAR, PHONE), &answer(&got[0], 200));
+    field.run();
+    assert_eq!(field.statuses(on(EDGE, CALLER)), [200]);
+    // Over a connection of its own it needs nobody.
+    field.lapsed.lock().clear();
+    for (number, lapses) in [false, true].into_iter().enumerate() {
+        field.lapsed.lock().extend(lapses.then_some(FAR));
+        field.node(EDGE).public(on(EDGE, CALLER), &in_dialog("INFO", &format!("z9hG4bKi{number}"), &route));
+        field.run();
+        assert!(field.node(HOME).asked().is_empty());
+        assert_eq!(field.at(on(FAR, PHONE)).len(), 1);
+    }
+}
+
 /// Either side may be on its way to another edge when the other hangs up: the home is asked until it is there, or time is up.
 #[test]
 fn a_bye_waits_for_a_phone_that_cannot_be_woken() {

@@ -87,7 +87,7 @@ fn s156_trust_ends_with_the_registration() {
 /// The edge learns from the binding's home how long.
 #[test]
 fn s156_trust_holds_where_the_home_is_another_node() {
-    let peers = Table { own: EDGE, owner: Arc::new(Mutex::new(Some(HOME))) };
+    let peers = Table { own: EDGE, owner: Arc::new(Mutex::new(Some(HOME))), lapsed: Arc::default() };
     let mut bench = Bench::among(trusting(), Some(bob::digest()), Arc::default(), Arc::new(peers));
     let (phone, home) = (on(EDGE, 1), between(NodeTag(EDGE), NodeTag(HOME)));
     for (said, is_trusted, branch) in [("7;expires=60", true, "z9hG4bK1"), ("none", false, "z9hG4bK2")] {

@@ -245,7 +245,9 @@ fn value(n: u32, at: u64, expires: u64, pnsreg: bool) -> Bytes {
     let mut binding = stage.binding();
     (binding.key, binding.registered_at, binding.expires_at) = (BindingKey(n.into()), at, at + expires);
     binding.push = binding.push.map(|push| PushTarget { prid: Secret::from(format!("token-of-phone-{n}")), ..push });
-    Bytes::from(Record { next_key: u64::from(n) + 1, bindings: vec![binding] }.encode())
+    let mut record = Record::new(u64::from(n) + 1);
+    record.bindings.push(binding);
+    Bytes::from(record.encode())
 }
 
 /// P-092, P-171: a shard that has only what was stored sends the same pushes at the same time.

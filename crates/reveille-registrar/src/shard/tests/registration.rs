@@ -55,6 +55,59 @@ fn s107_within_one_call_id_the_cseq_has_to_grow() {
     assert_eq!(RegisterError::OutOfOrder.status(), 500);
 }
 
+/// S-107: an edge sends a REGISTER again whose first home fell silent after it had written. It is answered as it would have been, and
+/// changes nothing. Whatever is not the very same, or was not sent by a node, is out of order.
+#[test]
+fn s107_a_register_that_an_edge_sends_again_is_answered_again() {
+    let mut stage = Stage::new();
+    let both = vec![phone("192.0.2.2", 1), contact("sip:alice@192.0.2.1")];
+    stage.tell(register(request(both.clone(), "one", 5)));
+    let before = stage.shard.record(&aor()).unwrap();
+    let again = |contacts: &[ContactUpdate], cseq| {
+        register(RegisterRequest { sent_on: true, flow: None, ..request(contacts.to_vec(), "one", cseq) })
+    };
+    let turn = stage.tell(again(&both, 5));
+    let views = turn.registered().unwrap();
+    assert_eq!(views.len(), 2);
+    assert!(views.iter().all(|view| view.updated_now), "with all that a 200 to it says");
+    assert!(turn.writes.is_empty());
+    assert_eq!(stage.shard.record(&aor()), Some(before), "its flow is the one it came by");
+    let changed = ContactUpdate { q: 500, ..contact("sip:alice@192.0.2.1") };
+    let more = contact("sip:alice@192.0.2.9");
+    for (what, contacts, cseq) in [
+        ("another content", vec![changed], 5),
+        ("another Contact beside", vec![both[0].clone(), more], 5),
+        ("an older one", both.clone(), 4),
+    ] {
+        assert_eq!(stage.tell(again(&contacts, cseq)).registered(), Err(RegisterError::OutOfOrder), "{what}");
+    }
+    assert_eq!(
+        stage.tell(register(request(both, "one", 5))).registered(),
+        Err(RegisterError::OutOfOrder),
+        "by a phone"
+    );
+}
+
+/// The same while the first is still on its way to the store: both wait for it.
+#[test]
+fn s107_a_register_sent_again_waits_for_the_first() {
+    let mut stage = Stage::new();
+    let ask = || register(RegisterRequest { sent_on: true, ..request(vec![phone("192.0.2.2", 1)], "one", 5) });
+    let (first, again) = (stage.give(ask()), stage.give(ask()));
+    assert!(first.events.is_empty() && again.events.is_empty());
+    let (first, again) = (stage.store(first, Ok(())), stage.store(again, Ok(())));
+    assert!(first.registered().is_ok() && again.registered().is_ok());
+    let (first, again) = (stage.give(ask_more("two")), stage.give(ask_more("two")));
+    let first = stage.store(first, Err(StoreError::Full));
+    assert_eq!(first.events.len(), 2, "what is built on a write that failed fails with it");
+    drop(again);
+}
+
+/// A REGISTER that makes a second binding.
+fn ask_more(call_id: &str) -> ShardInput {
+    register(RegisterRequest { sent_on: true, ..request(vec![phone("192.0.2.3", 2)], call_id, 5) })
+}
+
 /// S-107, S-108, P-048: one Contact out of order, and the other one has no effect either.
 #[test]
 fn s108_a_register_takes_effect_as_a_whole_or_not_at_all() {

@@ -68,6 +68,10 @@ pub(super) struct Stage {
     contexts: u64,
     /// The pushes asked for so far.
     pub(super) pushes: Vec<PushOrder>,
+    /// The notes left so far.
+    pub(super) notes: Vec<Vec<u8>>,
+    /// Whether the store keeps silent about notes.
+    pub(super) holds_notes: bool,
 }
 
 /// What a turn said, without what the stage keeps for itself.
@@ -137,7 +141,17 @@ impl Stage {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let shard = Shard::new(config, Arc::new(Services), flows.clone(), metrics.clone());
         let now = Now { mono: start(), unix: UNIX };
-        Self { shard, now, metrics, flows, cseq: 0, contexts: 0, pushes: Vec::new() }
+        Self {
+            shard,
+            now,
+            metrics,
+            flows,
+            cseq: 0,
+            contexts: 0,
+            pushes: Vec::new(),
+            notes: Vec::new(),
+            holds_notes: false,
+        }
     }
 
     /// One input, with nothing answered by the store.
@@ -192,6 +206,12 @@ impl Stage {
                 ShardOutput::Reply { to, event } => turn.events.push((to, event)),
                 ShardOutput::Write { write, record, .. } => turn.writes.push((write, record)),
                 ShardOutput::HandIn { promise, .. } => turn.handed_in.push(*promise),
+                ShardOutput::Note(note) => {
+                    self.notes.push(note);
+                    if !self.holds_notes {
+                        self.shard.handle(self.now, ShardInput::NoteLeft);
+                    }
+                }
                 ShardOutput::Push(order) => {
                     turn.pushes += 1;
                     self.pushes.push(*order);
@@ -299,6 +319,7 @@ pub(super) fn request(contacts: Vec<ContactUpdate>, call_id: &str, cseq: u32) ->
         path: Vec::new(),
         flow: None,
         outbound: true,
+        sent_on: false,
         reply: WorkerRef { worker: 0, context: u64::from(cseq) },
     }
 }

@@ -60,7 +60,7 @@ impl Apns {
             Some(url) => Origin::of(url, &key("endpoint"))?,
             None => {
                 let host = if settings.sandbox { "api.sandbox.push.apple.com" } else { "api.push.apple.com" };
-                Origin { host: host.into(), port: 443, address: None }
+                Origin { host: host.into(), port: 443, address: None, key: 0 }
             }
         };
         let tls = tls::client(settings.ca_file.as_deref(), &key("ca_file"))?;

@@ -1,9 +1,9 @@
-//! One attempt at a push: route, credential, stream, answer; with the two repetitions that are made at once, each at most once:
-//! a stream the peer did not process, and a credential that was stale.
+//! One attempt at a push: route, credential, stream, answer; with the two repetitions that are made at once, each bounded: a
+//! stream the peer did not process, and a credential that was stale.
 
 use std::sync::Arc;
 
-use reveille_push::Outcome;
+use reveille_push::{Outcome, PushTarget};
 use reveille_runtime::clock;
 
 use crate::{
@@ -24,9 +24,35 @@ pub(crate) async fn attempt(
     let until = job.deadline.min(clock::now() + limits.request_timeout);
     let repeatable = provider.repeatable(job.class);
     let mut sent = false;
-    match tokio::time::timeout_at(until.into(), drive(provider, job, metrics, &mut sent)).await {
+    let mut turn = match Turn::begin(provider, &job.target) {
+        Ok(turn) => turn,
+        Err(classified) => return classified,
+    };
+    let classified = match tokio::time::timeout_at(until.into(), drive(provider, job, metrics, &mut sent)).await {
         Ok(Ok(classified) | Err(classified)) => classified,
         Err(_) => lost("timeout", repeatable || !sent),
+    };
+    turn.failed = classified.outcome == Outcome::Unavailable;
+    classified
+}
+
+/// Tells the provider that an attempt has ended, even where its task does not live to tell.
+struct Turn<'a> {
+    provider: &'a dyn Provider,
+    target: PushTarget,
+    failed: bool,
+}
+
+impl<'a> Turn<'a> {
+    fn begin(provider: &'a dyn Provider, target: &PushTarget) -> Result<Self, Classified> {
+        provider.begin(target)?;
+        Ok(Self { provider, target: target.clone(), failed: true })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.provider.ended(&self.target, self.failed);
     }
 }
 
@@ -38,7 +64,7 @@ async fn drive(
     sent: &mut bool,
 ) -> Result<Classified, Classified> {
     let repeatable = provider.repeatable(job.class);
-    let mut renewed = false;
+    let mut refusals = 0;
     // Ways that could not be connected: a host has several addresses, and a call does not wait for one that is dead.
     let mut dead: Vec<Arc<Pool>> = Vec::new();
     loop {
@@ -48,9 +74,17 @@ async fn drive(
             ttl: job.ttl(clock::now()),
             attempt: job.attempts.saturating_add(u32::try_from(dead.len()).unwrap_or(u32::MAX)),
             repeat: job.attempts,
+            refusals,
             id: job.correlation,
             now: wall_now(),
         };
+        let started = clock::now();
+        if let Some(result) = provider.batched(&push, &job.ticket) {
+            *sent = true;
+            let classified = result.await;
+            metrics.answered(clock::now().saturating_duration_since(started));
+            return Ok(classified);
+        }
         let pool = provider.route(&push).await?;
         if dead.iter().any(|tried| Arc::ptr_eq(tried, &pool)) {
             return Err(lost("connect", true));
@@ -86,8 +120,8 @@ async fn drive(
         metrics.answered(clock::now().saturating_duration_since(started));
         let classified = provider.classify(&push, &reply);
         match classified.next {
-            Next::Renew if !renewed && provider.renew(&push, &auth).await => {
-                renewed = true;
+            Next::Renew if refusals < provider.renewals() && provider.renew(&push, &auth).await => {
+                refusals += 1;
                 metrics.retry("credential_renewed");
             }
             Next::Renew => return Ok(Classified::fault(classified.reason)),
@@ -95,7 +129,9 @@ async fn drive(
                 provider.hold(push.now);
                 return Ok(Classified { next: Next::Retry, ..classified });
             }
-            Next::Done | Next::Alarm | Next::Retry | Next::Fault => return Ok(classified),
+            Next::Done | Next::Alarm | Next::Suspect | Next::Retry | Next::RetryIn(_) | Next::Fault => {
+                return Ok(classified);
+            }
         }
     }
 }

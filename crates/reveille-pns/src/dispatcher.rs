@@ -1,6 +1,8 @@
 //! The dispatcher of one credential: an actor that owns the queue, the window and the breaker. It never waits for the network:
 //! each push is a task that casts its result back.
 
+mod verdict;
+
 use std::{
     sync::{
         Arc,
@@ -19,12 +21,13 @@ use tokio::{
 
 use crate::{
     Limits,
+    alarm::Alarms,
     attempt::attempt,
     breaker::Breaker,
     metrics::LaneMetrics,
-    pool::backoff,
-    provider::{Classified, Next, Provider, wall_now},
+    provider::{Classified, Provider, wall_now},
     queue::{Job, Queue},
+    rate::{Quiet, Rate},
     window::Window,
 };
 
@@ -81,6 +84,9 @@ pub(crate) struct State {
     queue: Queue,
     window: Window,
     breaker: Breaker,
+    alarms: Alarms,
+    rate: Option<Rate>,
+    quiet: Quiet,
     in_flight: usize,
     /// A `Flush` is in the mailbox.
     flushing: bool,
@@ -106,6 +112,9 @@ impl Actor for Dispatcher {
             queue: Queue::new(self.limits.queue),
             window: Window::new(self.limits.max_connections.saturating_mul(self.limits.streams)),
             breaker: Breaker::new(self.limits.breaker_threshold, self.limits.breaker_probe),
+            alarms: Alarms::default(),
+            rate: self.provider.per_minute().map(|per_minute| Rate::new(per_minute, clock::now())),
+            quiet: Quiet::default(),
             in_flight: 0,
             flushing: false,
             gathering: false,
@@ -167,6 +176,15 @@ impl Dispatcher {
         if job.deadline <= now {
             return self.finish(job, Outcome::Expired, "expired");
         }
+        // P-135, P-153: the push service wants this device left alone.
+        if let Some(until) = state.quiet.until(state.queue.token(&job.target), now) {
+            if until >= job.deadline || state.queue.is_full() {
+                let retry_after = Some(until.saturating_duration_since(now));
+                return self.finish(job, Outcome::Throttled { retry_after }, "device_throttled");
+            }
+            state.queue.delay(job, until);
+            return self.pump(myself, state, now);
+        }
         if let Some(shed) = state.queue.push(job) {
             self.finish(shed, Outcome::Unavailable, "shed");
         }
@@ -198,8 +216,14 @@ impl Dispatcher {
             }
         }
         let most = if state.breaker.is_probing() { 1 } else { state.window.size() };
-        let room = most.saturating_sub(state.in_flight).min(self.limits.batch.max(1));
-        for job in state.queue.take(room) {
+        let rate = state.rate.as_mut().map_or(usize::MAX, |rate| rate.room(now));
+        let room = most.saturating_sub(state.in_flight).min(self.limits.batch.max(1)).min(rate);
+        let batch = state.queue.take(room);
+        if let Some(rate) = &mut state.rate {
+            rate.spend(batch.len());
+        }
+        let rate = rate.saturating_sub(batch.len());
+        for job in batch {
             if job.ticket.is_withdrawn() {
                 self.finish(job, Outcome::Withdrawn, "withdrawn");
             } else {
@@ -207,7 +231,7 @@ impl Dispatcher {
                 self.start(myself, job);
             }
         }
-        if state.in_flight < most && state.queue.is_ready() {
+        if state.in_flight < most && rate > 0 && state.queue.is_ready() {
             self.flush_now(myself, state);
         }
         self.publish(state);
@@ -229,57 +253,6 @@ impl Dispatcher {
         });
     }
 
-    /// An attempt ended: the verdict, or another attempt within the deadline.
-    fn returned(&self, state: &mut State, mut job: Job, classified: Classified, now: Instant) {
-        let Classified { outcome, reason, next } = classified;
-        match (next, outcome) {
-            (Next::Fault, _) => {
-                tracing::error!(
-                    pns = self.provider.pns(),
-                    credential = self.provider.name(),
-                    reason,
-                    "the push service refuses the credential"
-                );
-                state.breaker.refused(state.queue.token(&job.target), now);
-            }
-            (Next::Alarm, _) => {
-                tracing::error!(
-                    pns = self.provider.pns(),
-                    credential = self.provider.name(),
-                    reason,
-                    outcome = outcome.as_str(),
-                    "the push service refuses a push"
-                );
-            }
-            (_, Outcome::Accepted | Outcome::Unregistered { .. } | Outcome::Throttled { .. }) => {
-                state.breaker.accepted()
-            }
-            _ => {}
-        }
-        match outcome {
-            Outcome::Accepted => state.window.grow(),
-            Outcome::Throttled { .. } | Outcome::Unavailable => state.window.shrink(now),
-            _ => {}
-        }
-        if next != Next::Retry {
-            return self.finish(job, outcome, reason);
-        }
-        let pause = match outcome {
-            Outcome::Throttled { retry_after: Some(wait) } => wait,
-            _ => backoff(job.attempts, FIRST_PAUSE, LONGEST_PAUSE),
-        };
-        let again = now.checked_add(pause).filter(|at| *at < job.deadline);
-        match again {
-            Some(_) if job.ticket.is_withdrawn() => self.finish(job, Outcome::Withdrawn, "withdrawn"),
-            Some(at) if !state.drained => {
-                job.attempts += 1;
-                self.metrics.retry(reason);
-                state.queue.delay(job, at);
-            }
-            _ => self.finish(job, outcome, reason),
-        }
-    }
-
     fn finish(&self, job: Job, outcome: Outcome, reason: &'static str) {
         self.metrics.verdict(outcome, reason);
         tracing::debug!(
@@ -295,7 +268,17 @@ impl Dispatcher {
     fn publish(&self, state: &State) {
         let withdrawn = state.breaker.is_open();
         if self.health.withdrawn.swap(withdrawn, Ordering::AcqRel) != withdrawn {
-            tracing::warn!(pns = self.provider.pns(), credential = self.provider.name(), withdrawn, "push credential");
+            let (pns, credential) = (self.provider.pns(), self.provider.name());
+            if withdrawn {
+                self.metrics.alarm("credential_withdrawn");
+                tracing::error!(
+                    pns,
+                    credential,
+                    "the credential is refused again and again; it is no longer announced"
+                );
+            } else {
+                tracing::warn!(pns, credential, "the credential is announced again");
+            }
         }
         self.metrics.queue_depth.set(i64::try_from(state.queue.len()).unwrap_or(i64::MAX));
         self.metrics.breaker_state.set(if withdrawn { 2 } else { i64::from(state.breaker.is_probing()) });
@@ -303,7 +286,8 @@ impl Dispatcher {
 
     /// One timer for everything that comes due.
     fn arm(&self, myself: &Myself, state: &mut State, now: Instant) {
-        let next = [state.queue.poll_timeout(), state.breaker.poll_timeout()].into_iter().flatten().min();
+        let rate = state.rate.as_ref().filter(|_| state.queue.is_ready()).and_then(Rate::poll_timeout);
+        let next = [state.queue.poll_timeout(), state.breaker.poll_timeout(), rate].into_iter().flatten().min();
         if state.timer.as_ref().map(|(at, _)| *at) == next {
             return;
         }
@@ -372,8 +356,6 @@ fn tell(dispatcher: &Myself, msg: DispatcherMsg) {
     let _ = dispatcher.cast(Admitted::free(msg));
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const MAINTENANCE: Duration = Duration::from_secs(30);
 /// How soon a credential that could not be had is tried again.
 const UNREADY: Duration = Duration::from_secs(5);

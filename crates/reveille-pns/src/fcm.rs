@@ -3,13 +3,19 @@
 mod reason;
 mod request;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use reveille_push::{Provider as Pns, PushTarget, caps::Announcement, fcm as format};
+use reveille_push::{Outcome, Provider as Pns, PushTarget, caps::Announcement, fcm as format};
 use url::Url;
 
 use crate::{
@@ -33,6 +39,8 @@ pub(crate) struct Fcm {
     tokens: ArcSwap<AccessTokens>,
     pools: Pools,
     opaque: Opaque,
+    /// Whether FCM has ever taken a message of ours.
+    proven: AtomicBool,
 }
 
 impl Fcm {
@@ -52,7 +60,7 @@ impl Fcm {
         }
         let origin = match &settings.endpoint {
             Some(url) => Origin::of(url, &key("endpoint"))?,
-            None => Origin { host: "fcm.googleapis.com".into(), port: 443, address: None },
+            None => Origin { host: "fcm.googleapis.com".into(), port: 443, address: None, key: 0 },
         };
         let token_endpoint = settings.token_endpoint.as_ref().map_or(TOKEN_ENDPOINT, Url::as_str).to_owned();
         let parsed = Url::parse(&token_endpoint).map_err(|error| SettingsError::new(key("token_endpoint"), error))?;
@@ -61,7 +69,17 @@ impl Fcm {
         let tokens = ArcSwap::from_pointee(load(&settings, &token_endpoint)?);
         let url = format!("https://{}/v1/projects/{}/messages:send", origin.authority(), settings.project);
         let pools = Pools::new(tls, resolver, limits, metrics.connections("fcm"));
-        Ok(Self { settings, origin, token_origin, token_endpoint, url, tokens, pools, opaque: Opaque::new() })
+        Ok(Self {
+            settings,
+            origin,
+            token_origin,
+            token_endpoint,
+            url,
+            tokens,
+            pools,
+            opaque: Opaque::new(),
+            proven: AtomicBool::new(false),
+        })
     }
 
     fn token_pool(&self) -> Arc<Pool> {
@@ -99,6 +117,10 @@ impl Provider for Fcm {
             && (*target.param == *self.settings.project || known())
     }
 
+    fn per_minute(&self) -> Option<u32> {
+        Some(self.settings.messages_per_minute)
+    }
+
     fn ready(&self, now: SystemTime) -> bool {
         self.tokens.load().ready(now)
     }
@@ -116,11 +138,16 @@ impl Provider for Fcm {
     }
 
     fn request(&self, push: &Push<'_>, auth: &Authorization) -> Result<Request<Full<Bytes>>, Classified> {
-        request::build(&self.url, push, auth, &self.opaque).ok_or_else(|| Classified::bug("unbuildable"))
+        request::build(&self.url, &self.settings.target_field, push, auth, &self.opaque)
+            .ok_or_else(|| Classified::bug("unbuildable"))
     }
 
     fn classify(&self, push: &Push<'_>, reply: &Reply) -> Classified {
-        reason::classify(reply, push.now)
+        let classified = reason::classify(reply, push.now, self.proven.load(Ordering::Relaxed));
+        if classified.outcome == Outcome::Accepted {
+            self.proven.store(true, Ordering::Relaxed);
+        }
+        classified
     }
 
     fn maintain(&self, now: SystemTime) -> BoxFuture<'_, ()> {

@@ -1,4 +1,5 @@
-//! Toward the push services: one dispatcher per credential, over pooled HTTP/2, to APNs, FCM and Web Push.
+//! Toward the push services: one dispatcher per credential, over pooled HTTP/2, to APNs, FCM, Web Push and
+//! webhooks.
 //!
 //! A registrar shard submits a [`reveille_push::service::PushJob`]; the dispatcher of the credential that serves its target
 //! queues it by class, gathers a batch, writes the batch as concurrent streams, repeats what may be repeated within the job's
@@ -12,6 +13,7 @@
 //!
 //! No request leaves without a credential (P-122), and none goes to an address that was not vetted (P-138 to P-141).
 
+mod alarm;
 mod apns;
 mod attempt;
 mod breaker;
@@ -23,15 +25,19 @@ mod opaque;
 mod pool;
 mod provider;
 mod queue;
+mod rate;
 mod resolve;
 mod services;
 mod settings;
 mod shared;
 mod tls;
+mod webhook;
 mod webpush;
 mod window;
 
 pub use resolve::{BoxFuture, HickoryResolver, Resolver};
 pub use services::{Hosting, Services, check, start};
-pub use settings::{ApnsSettings, DEFAULT_ALLOW_HOSTS, FcmSettings, Limits, Settings, SettingsError, WebPushSettings};
+pub use settings::{
+    ApnsSettings, DEFAULT_ALLOW_HOSTS, FcmSettings, Limits, Settings, SettingsError, WebPushSettings, WebhookSettings,
+};
 pub use shared::{Away, InForce, SharedCredentials};

@@ -1,6 +1,9 @@
 //! What the dispatchers count. Labels come from enums and the configuration; never a token, a URL or a host (P-173).
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 use reveille_push::Outcome;
@@ -18,6 +21,7 @@ pub(crate) struct Metrics {
     retries: IntCounterVec,
     token_age: IntGaugeVec,
     breaker_state: IntGaugeVec,
+    alarms: IntCounterVec,
     pub(crate) ssrf_rejections: IntCounterVec,
 }
 
@@ -63,6 +67,12 @@ impl Metrics {
                 "0: pushes flow; 1: the credential is being tried again; 2: the credential is withdrawn.",
                 credential,
             )?,
+            alarms: counter_vec(
+                registry,
+                "reveille_push_alarms_total",
+                "Answers and states that an operator should look at, by what they were.",
+                &["pns", "credential", "reason"],
+            )?,
             ssrf_rejections: counter_vec(
                 registry,
                 "reveille_push_ssrf_rejections_total",
@@ -82,12 +92,14 @@ impl Metrics {
         let labels = &[provider.pns(), provider.name()];
         LaneMetrics {
             pns: provider.pns(),
+            credential: provider.name().into(),
             requests: self.requests.clone(),
             retries: self.retries.clone(),
             duration: self.duration.with_label_values(&[provider.pns()]),
             queue_depth: self.queue_depth.with_label_values(labels),
             token_age: self.token_age.with_label_values(labels),
             breaker_state: self.breaker_state.with_label_values(labels),
+            alarms: self.alarms.clone(),
         }
     }
 }
@@ -96,12 +108,14 @@ impl Metrics {
 #[derive(Clone)]
 pub(crate) struct LaneMetrics {
     pns: &'static str,
+    credential: Arc<str>,
     requests: IntCounterVec,
     retries: IntCounterVec,
     duration: Histogram,
     pub(crate) queue_depth: IntGauge,
     token_age: IntGauge,
     pub(crate) breaker_state: IntGauge,
+    alarms: IntCounterVec,
 }
 
 impl LaneMetrics {
@@ -113,6 +127,11 @@ impl LaneMetrics {
     /// An attempt was answered.
     pub(crate) fn answered(&self, took: Duration) {
         self.duration.observe(took.as_secs_f64());
+    }
+
+    /// Something an operator should look at.
+    pub(crate) fn alarm(&self, reason: &'static str) {
+        self.alarms.with_label_values(&[self.pns, &*self.credential, reason]).inc();
     }
 
     /// A push is sent again.

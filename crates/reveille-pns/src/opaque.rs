@@ -12,6 +12,14 @@ impl Opaque {
         Self(hmac::Key::new(hmac::HMAC_SHA256, &rand::random::<[u8; 32]>()))
     }
 
+    /// As [`Opaque::of`], and another value every day (Unix time): what tells one push from the next of the same device must
+    /// not be a name for the device (P-133).
+    pub(crate) fn daily(&self, now: u64, parts: &[&[u8]]) -> String {
+        let day = (now / 86_400).to_be_bytes();
+        let parts: Vec<&[u8]> = [&day[..]].into_iter().chain(parts.iter().copied()).collect();
+        self.of(&parts)
+    }
+
     /// 24 characters of the base64url alphabet for these parts.
     pub(crate) fn of(&self, parts: &[&[u8]]) -> String {
         let mut context = hmac::Context::with_key(&self.0);
@@ -36,6 +44,9 @@ mod tests {
         assert_ne!(one, opaque.of(&[b"token", b"refresh"]));
         assert_ne!(one, opaque.of(&[b"tokenc", b"all"]));
         assert_ne!(one, Opaque::new().of(&[b"token", b"call"]));
+        let day = |seconds| opaque.daily(seconds, &[b"token", b"call"]);
+        assert_eq!(day(86_400), day(2 * 86_400 - 1));
+        assert_ne!(day(86_400), day(2 * 86_400));
         assert!(one.len() <= 32 && one.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
     }
 }

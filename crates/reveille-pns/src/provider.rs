@@ -8,7 +8,7 @@ use http_body_util::Full;
 use reveille_push::{
     Provider as Pns, PushTarget,
     caps::Announcement,
-    service::{Outcome, PushClass},
+    service::{Outcome, PushClass, Ticket},
 };
 use reveille_runtime::clock;
 
@@ -16,7 +16,7 @@ use crate::{BoxFuture, SettingsError, pool::Pool};
 
 /// One credential at one push service.
 pub(crate) trait Provider: Send + Sync + 'static {
-    /// The metric label: `apns`, `fcm` or `webpush`.
+    /// The metric label: `apns`, `fcm`, `webpush` or `webhook`.
     fn pns(&self) -> &'static str;
 
     /// The credential's name in the configuration.
@@ -39,14 +39,39 @@ pub(crate) trait Provider: Send + Sync + 'static {
     /// Whether there is a credential to send with right now (P-122).
     fn ready(&self, now: SystemTime) -> bool;
 
+    /// The push goes with others in one request, and this is its result; `None` where each push is a request of its own, as
+    /// what follows makes it.
+    fn batched<'a>(&'a self, _push: &Push<'a>, _ticket: &Ticket) -> Option<BoxFuture<'a, Classified>> {
+        None
+    }
+
     /// The connections that lead to the target.
     fn route<'a>(&'a self, push: &'a Push<'a>) -> BoxFuture<'a, Result<Arc<Pool>, Classified>>;
 
     /// The credential for this target.
     fn authorize<'a>(&'a self, push: &'a Push<'a>) -> BoxFuture<'a, Result<Authorization, CredentialError>>;
 
-    /// The push service said that the credential `used` is stale: whether there is now another one to try.
+    /// The push service said that the credential `used` is stale: whether there is now another one to try. Asked at most
+    /// [`Provider::renewals`] times for one attempt.
     fn renew<'a>(&'a self, push: &'a Push<'a>, used: &'a Authorization) -> BoxFuture<'a, bool>;
+
+    /// Pushes a minute that may leave, where the push service has a quota (P-165).
+    fn per_minute(&self) -> Option<u32> {
+        None
+    }
+
+    /// How often a refused credential may be renewed within one attempt.
+    fn renewals(&self) -> u32 {
+        1
+    }
+
+    /// An attempt begins. Where this allows it, [`Provider::ended`] follows, whatever happens.
+    fn begin(&self, _target: &PushTarget) -> Result<(), Classified> {
+        Ok(())
+    }
+
+    /// An attempt has ended; `failed` where the push service did not answer, or failed by itself.
+    fn ended(&self, _target: &PushTarget, _failed: bool) {}
 
     /// The push service wants no new credentials for a while (P-153).
     fn hold(&self, _now: SystemTime) {}
@@ -82,6 +107,8 @@ pub(crate) struct Push<'a> {
     pub(crate) attempt: u32,
     /// Attempts and pushes before this one that came to nothing, other addresses of the same host not counted (P-129).
     pub(crate) repeat: u32,
+    /// How often the credential was refused within this attempt.
+    pub(crate) refusals: u32,
     /// The random number of the job.
     pub(crate) id: u64,
     pub(crate) now: SystemTime,
@@ -167,8 +194,12 @@ pub(crate) enum Next {
     Done,
     /// The verdict is final, and an operator should know: our mistake, or the configuration's.
     Alarm,
-    /// Again later, within the deadline.
+    /// The verdict is final; many like it at once would be the configuration's fault, and an operator should know then.
+    Suspect,
+    /// Again later, within the deadline: after the time the outcome names, or a growing pause of our own.
     Retry,
+    /// Again after this time, if the deadline allows.
+    RetryIn(Duration),
     /// As `Retry`, and no new credentials until the push service has calmed down.
     Hold,
     /// Again at once with a renewed credential; a second time is a fault.

@@ -185,6 +185,11 @@ impl Queue {
         self.jobs.len()
     }
 
+    /// Whether there is no room for one more, however urgent.
+    pub(crate) fn is_full(&self) -> bool {
+        self.jobs.len() >= self.capacity
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }

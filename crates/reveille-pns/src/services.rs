@@ -20,6 +20,7 @@ use crate::{
     provider::{Provider, wall_now},
     queue::Job,
     resolve::HickoryResolver,
+    webhook::Webhook,
     webpush::WebPush,
 };
 
@@ -186,7 +187,9 @@ impl PushServices for Services {
     }
 
     fn announced(&self) -> Vec<Announcement> {
-        Pns::ALL.into_iter().filter_map(|provider| self.announce(provider)).collect()
+        let webhooks = self.inner.lanes.iter().map(|lane| lane.provider.serves());
+        let webhooks = webhooks.filter(|provider| matches!(provider, Pns::Webhook(_)));
+        Pns::ALL.into_iter().chain(webhooks).filter_map(|provider| self.announce(provider)).collect()
     }
 
     fn submit(&self, job: PushJob) -> Result<(), PushJob> {
@@ -246,7 +249,7 @@ fn build(
     shared: Option<&Arc<dyn SharedCredentials>>,
     metrics: &Metrics,
 ) -> (Vec<Arc<dyn Provider>>, Vec<SettingsError>) {
-    let Settings { apns, fcm, webpush, limits } = settings;
+    let Settings { apns, fcm, webpush, webhooks, limits } = settings;
     let mut built: Vec<Result<Arc<dyn Provider>, SettingsError>> = Vec::new();
     let mut names = HashSet::new();
     for settings in apns {
@@ -267,6 +270,15 @@ fn build(
     if let Some(settings) = webpush {
         let webpush = WebPush::new(settings, Arc::clone(resolver), &limits, metrics);
         built.push(webpush.map(|it| Arc::new(it) as Arc<dyn Provider>));
+    }
+    for settings in webhooks {
+        let name = settings.provider.to_ascii_lowercase();
+        if !names.insert(("webhook", name)) {
+            let key = format!("push.webhook.{}.provider", settings.name);
+            built.push(Err(SettingsError::new(key, "names a webhook that is there already")));
+        }
+        let webhook = Webhook::new(settings, Arc::clone(resolver), &limits, metrics);
+        built.push(webhook.map(|it| Arc::new(it) as Arc<dyn Provider>));
     }
     let (mut providers, mut errors) = (Vec::new(), Vec::new());
     for one in built {

@@ -14,6 +14,8 @@ pub struct Settings {
     pub fcm: Vec<FcmSettings>,
     /// `[push.webpush]`
     pub webpush: Option<WebPushSettings>,
+    /// `[push.webhook.NAME]`
+    pub webhooks: Vec<WebhookSettings>,
     /// What bounds every dispatcher.
     pub limits: Limits,
 }
@@ -54,6 +56,10 @@ pub struct FcmSettings {
     pub service_account_file: PathBuf,
     /// In place of `https://fcm.googleapis.com`.
     pub endpoint: Option<Url>,
+    /// Messages a minute at most, below the project's quota (P-165).
+    pub messages_per_minute: u32,
+    /// The member of a message that names the device: `token`, or `fid` (P-168).
+    pub target_field: String,
     /// In place of `https://oauth2.googleapis.com/token`. What the JSON file says is not used (P-159).
     pub token_endpoint: Option<Url>,
     /// In place of the system's roots, for both endpoints.
@@ -65,6 +71,12 @@ pub struct FcmSettings {
 pub struct WebPushSettings {
     /// The P-256 private key: PEM, PKCS#8 or SEC1.
     pub vapid_key_file: PathBuf,
+    /// Keys that subscriptions may still have been made under, newest first (P-132).
+    pub former_vapid_key_files: Vec<PathBuf>,
+    /// Keys of subscriptions that get an encrypted payload, by push URL: JSON (P-137).
+    pub payload_keys_file: Option<PathBuf>,
+    /// Whether pushes for requests that are no calls are urgent as well (P-129).
+    pub urgent_requests: bool,
     /// The `sub` claim: a `mailto:` or `https:` contact (RFC 8292 §2.1).
     pub subject: String,
     /// Push services that may be sent to: `host`, `host:port`, `*.host`, `*.host:port` (P-138).
@@ -73,6 +85,29 @@ pub struct WebPushSettings {
     pub allow_addresses: Vec<IpNet>,
     /// In place of the system's roots.
     pub ca_file: Option<PathBuf>,
+}
+
+/// A push service of the operator's own.
+#[derive(Debug, Clone)]
+pub struct WebhookSettings {
+    /// NAME of `[push.webhook.NAME]`.
+    pub name: String,
+    /// What phones call it in `pn-provider`.
+    pub provider: String,
+    /// Where batches are posted.
+    pub url: Url,
+    /// Values of `pn-param` that are served (P-118); `*` is any. Where there are none, phones send none.
+    pub params: Vec<String>,
+    /// The key that requests are signed with, 32 octets or more.
+    pub key_file: PathBuf,
+    /// In place of the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// Wake requests in one batch.
+    pub batch: usize,
+    /// How long a push that is no call may wait for company.
+    pub batch_time: Duration,
+    /// Headers to send along.
+    pub headers: Vec<(String, String)>,
 }
 
 /// The Web Push services of the common browsers: the default of [`WebPushSettings::allow_hosts`].

@@ -2,20 +2,30 @@
 //! checked at REGISTER and again at every send (P-138 to P-141).
 
 mod address;
+mod budget;
 mod hosts;
+mod keys;
+mod payload;
 mod reason;
 mod request;
 
-use std::{net::IpAddr, sync::Arc, time::SystemTime};
+use std::{net::IpAddr, path::Path, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+use parking_lot::Mutex;
 use prometheus::IntCounterVec;
 use reveille_push::{Outcome, Provider as Pns, PushTarget, caps::Announcement, webpush::PushUrl};
+use reveille_runtime::clock;
 
-use self::hosts::AllowedHosts;
+use self::{
+    budget::{Budgets, Spent},
+    hosts::AllowedHosts,
+    keys::{Memory, Ring},
+    payload::PayloadKeys,
+};
 use crate::{
     BoxFuture, Limits, Resolver, SettingsError, WebPushSettings,
     credential::{Vapid, p256_key, read},
@@ -26,11 +36,14 @@ use crate::{
     tls,
 };
 
-/// Web Push under one VAPID key.
+/// Web Push under our VAPID keys.
 pub(crate) struct WebPush {
     settings: WebPushSettings,
     hosts: AllowedHosts,
-    vapid: ArcSwap<Vapid>,
+    ring: ArcSwap<Ring>,
+    payload: ArcSwap<PayloadKeys>,
+    memory: Memory,
+    budgets: Mutex<Budgets>,
     resolver: Arc<dyn Resolver>,
     pools: Pools,
     opaque: Opaque,
@@ -55,10 +68,20 @@ impl WebPush {
             tracing::warn!(%networks, "push.webpush.allow_addresses lets Web Push reach these networks: for a lab only");
         }
         let tls = tls::client(settings.ca_file.as_deref(), "push.webpush.ca_file")?;
-        let vapid = ArcSwap::from_pointee(load(&settings)?);
+        let ring = ArcSwap::from_pointee(load(&settings)?);
+        let payload = ArcSwap::from_pointee(load_payload(&settings)?);
+        // Half of what the dispatcher may have under way.
+        let share = limits.max_connections.saturating_mul(limits.streams) / 2;
+        let budgets = Mutex::new(Budgets::new(share));
         let pools = Pools::new(tls, Arc::clone(&resolver), limits, metrics.connections("webpush"));
         let rejections = metrics.ssrf_rejections.clone();
-        Ok(Self { settings, hosts, vapid, resolver, pools, opaque: Opaque::new(), rejections })
+        let (memory, opaque) = (Memory::default(), Opaque::new());
+        Ok(Self { settings, hosts, ring, payload, memory, budgets, resolver, pools, opaque, rejections })
+    }
+
+    /// The key for this try at the push.
+    fn key(&self, push: &Push<'_>) -> Option<Arc<Vapid>> {
+        self.ring.load().key(self.memory.get(push.target.prid.expose()), push.refusals).cloned()
     }
 
     /// Resolves the host and vets every address it has; one bad address condemns them all (P-139).
@@ -75,9 +98,17 @@ impl WebPush {
     }
 }
 
-fn load(settings: &WebPushSettings) -> Result<Vapid, SettingsError> {
-    let key = "push.webpush.vapid_key_file";
-    Ok(Vapid::new(p256_key(&read(&settings.vapid_key_file, key)?, key)?, &settings.subject))
+fn load(settings: &WebPushSettings) -> Result<Ring, SettingsError> {
+    let vapid = |path: &Path, key: &str| Ok(Vapid::new(p256_key(&read(path, key)?, key)?, &settings.subject));
+    let current = vapid(&settings.vapid_key_file, "push.webpush.vapid_key_file")?;
+    let former = settings.former_vapid_key_files.iter().enumerate();
+    let former = former.map(|(n, path)| vapid(path, &format!("push.webpush.former_vapid_key_files[{n}]")));
+    Ok(Ring::new(current, former.collect::<Result<Vec<_>, SettingsError>>()?))
+}
+
+fn load_payload(settings: &WebPushSettings) -> Result<PayloadKeys, SettingsError> {
+    let path = settings.payload_keys_file.as_deref();
+    path.map_or_else(|| Ok(PayloadKeys::default()), |path| PayloadKeys::load(path, "push.webpush.payload_keys_file"))
 }
 
 /// The target's URL, if it is one that may be pushed to at all.
@@ -100,7 +131,7 @@ impl Provider for WebPush {
 
     fn announcement(&self) -> Announcement {
         let mut announcement = Announcement::new(Pns::WebPush);
-        announcement.vapid = Some(self.vapid.load().public().to_owned());
+        announcement.vapid = self.ring.load().announced().map(|key| key.public().to_owned());
         announcement
     }
 
@@ -121,8 +152,9 @@ impl Provider for WebPush {
             };
             let host: Arc<str> = url.host.to_ascii_lowercase().into();
             let addresses = self.vetted(&host).await?;
+            let (port, key) = (url.port, self.key(push).map_or(0, |key| key.id()));
             let mut origins =
-                addresses.iter().map(|ip| Origin { host: Arc::clone(&host), port: url.port, address: Some(*ip) });
+                addresses.iter().map(|ip| Origin { host: Arc::clone(&host), port, address: Some(*ip), key });
             // The address connected to already, or else the next one with each attempt.
             let standing = origins.clone().find(|origin| self.pools.is_connected(origin));
             let next = || origins.nth(push.attempt as usize % addresses.len().max(1));
@@ -134,26 +166,58 @@ impl Provider for WebPush {
     }
 
     fn authorize<'a>(&'a self, push: &'a Push<'a>) -> BoxFuture<'a, Result<Authorization, CredentialError>> {
-        let origin = url_of(push.target).map(|url| url.origin());
-        let auth = origin.and_then(|origin| self.vapid.load().authorization(&origin, push.unix()));
+        let parts = url_of(push.target).map(|url| url.origin()).zip(self.key(push));
+        let auth = parts.and_then(|(origin, key)| key.authorization(&origin, push.unix()));
         Box::pin(std::future::ready(auth.ok_or(CredentialError::Refused)))
     }
 
-    fn renew<'a>(&'a self, push: &'a Push<'a>, used: &'a Authorization) -> BoxFuture<'a, bool> {
-        if let Some(url) = url_of(push.target) {
-            self.vapid.load().refused(&url.origin(), used.generation);
+    fn renew<'a>(&'a self, push: &'a Push<'a>, _: &'a Authorization) -> BoxFuture<'a, bool> {
+        let again = push.refusals + 1;
+        let next = Push { refusals: again, ..*push };
+        // The first key's second turn: with a new signature, in case the clock or the token was at fault.
+        if again == self.renewals()
+            && let Some((url, key)) = url_of(push.target).zip(self.key(&next))
+        {
+            key.refused(&url.origin(), push.unix());
         }
         Box::pin(std::future::ready(true))
     }
 
+    fn renewals(&self) -> u32 {
+        self.ring.load().tries() - 1
+    }
+
+    fn begin(&self, target: &PushTarget) -> Result<(), Classified> {
+        // What is no URL is refused where it is routed.
+        let Some(url) = url_of(target) else { return Ok(()) };
+        self.budgets.lock().begin(&url.origin(), clock::now()).map_err(|spent| match spent {
+            Spent::Busy => Classified::new(Outcome::Unavailable, "host_busy", Next::Retry),
+            Spent::Failing => Classified::new(Outcome::Unavailable, "host_failing", Next::Retry),
+        })
+    }
+
+    fn ended(&self, target: &PushTarget, failed: bool) {
+        if let Some(url) = url_of(target) {
+            self.budgets.lock().ended(&url.origin(), failed, clock::now());
+        }
+    }
+
     fn request(&self, push: &Push<'_>, auth: &Authorization) -> Result<Request<Full<Bytes>>, Classified> {
+        let payload = self.payload.load();
+        let keys = payload.get(push.target.prid.expose());
         url_of(push.target)
-            .and_then(|url| request::build(&url, push, auth, &self.opaque))
+            .and_then(|url| request::build(&url, push, auth, &self.opaque, keys, self.settings.urgent_requests))
             .ok_or_else(|| Classified::bug("unbuildable"))
     }
 
     fn classify(&self, push: &Push<'_>, reply: &Reply) -> Classified {
-        reason::classify(reply, push.now)
+        let classified = reason::classify(reply, push.now);
+        if classified.outcome == Outcome::Accepted
+            && let Some(key) = self.key(push)
+        {
+            self.memory.set(push.target.prid.expose(), key.id());
+        }
+        classified
     }
 
     fn maintain(&self, _: SystemTime) -> BoxFuture<'_, ()> {
@@ -165,9 +229,11 @@ impl Provider for WebPush {
     }
 
     fn reload(&self) -> Result<(), SettingsError> {
-        let vapid = load(&self.settings)?;
+        let ring = self.ring.load().succeed(load(&self.settings)?);
         let tls = tls::client(self.settings.ca_file.as_deref(), "push.webpush.ca_file")?;
-        self.vapid.store(Arc::new(vapid));
+        let payload = load_payload(&self.settings)?;
+        self.ring.store(Arc::new(ring));
+        self.payload.store(Arc::new(payload));
         self.pools.renew(tls);
         Ok(())
     }

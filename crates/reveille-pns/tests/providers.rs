@@ -194,10 +194,13 @@ async fn a_new_vapid_key_is_taken_into_use_by_reload_p125() {
     node.services.reload().unwrap();
     let new = node.services.announce(Provider::WebPush).unwrap().vapid.unwrap();
     assert_ne!(old, new);
+    let newer = webpush_target(&server, "/p/2");
+    assert_eq!(node.push(&newer, PushClass::Call).await, Outcome::Accepted);
     assert_eq!(node.push(&target, PushClass::Call).await, Outcome::Accepted);
     let seen = server.seen();
     assert!(seen[0].header("authorization").ends_with(&old) && seen[1].header("authorization").ends_with(&new));
-    assert_eq!(server.connections(), 2, "P-141: a connection belongs to one key");
+    assert!(seen[2].header("authorization").ends_with(&old), "P-132: what was taken under the old key stays with it");
+    assert_eq!(server.connections(), 3, "P-141: a connection belongs to one key, and to the roots it was made under");
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ pub mod target;
 pub mod wakeup;
 pub mod webpush;
 
-pub use provider::Provider;
+pub use provider::{Provider, WebhookName};
 pub use secret::Secret;
 pub use service::{Outcome, PushClass, PushJob, PushServices, Ticket, Unsupported};
 pub use target::{ContactPush, InvalidPush, PushTarget};

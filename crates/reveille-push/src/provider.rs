@@ -1,6 +1,10 @@
 //! The push notification services we can speak to (RFC 8599 §14.5; P-101).
 
+mod webhook;
+
 use std::fmt;
+
+pub use self::webhook::{WebhookName, WebhookNameError};
 
 /// A push notification service, as named by `pn-provider`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,25 +17,29 @@ pub enum Provider {
     Fcm,
     /// Web Push (`webpush`).
     WebPush,
+    /// A push service that the operator has added, by its own name (P-021).
+    Webhook(WebhookName),
 }
 
 impl Provider {
-    /// Every provider, in the order in which they are announced.
+    /// Every provider that is built in, in the order in which they are announced.
     pub const ALL: [Provider; 4] = [Provider::Apns, Provider::ApnsSandbox, Provider::Fcm, Provider::WebPush];
 
     /// The token used on the wire, in `pn-provider` and in `sip.pns` alike.
-    pub const fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Provider::Apns => "apns",
             Provider::ApnsSandbox => "apns.dev",
             Provider::Fcm => "fcm",
             Provider::WebPush => "webpush",
+            Provider::Webhook(name) => name.as_str(),
         }
     }
 
     /// The provider of a token; upper and lower case are the same (P-008). `None` for a name we do not know.
     pub fn from_token(token: &str) -> Option<Provider> {
-        Provider::ALL.into_iter().find(|provider| provider.as_str().eq_ignore_ascii_case(token))
+        let built_in = Provider::ALL.into_iter().find(|provider| provider.as_str().eq_ignore_ascii_case(token));
+        built_in.or_else(|| WebhookName::find(token).map(Provider::Webhook))
     }
 
     /// Whether this is Apple's service, of either environment.

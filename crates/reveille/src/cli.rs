@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, Config, EX_CONFIG};
+use crate::{
+    config::{self, Config, EX_CONFIG},
+    lab_pns::LabPnsOptions,
+};
 
 /// A SIP push proxy and registrar: wakes suspended phones for their calls (RFC 8599).
 #[derive(Debug, Parser)]
@@ -32,6 +35,8 @@ pub enum Command {
     Drain(DrainNode),
     /// Show the main job on this machine: phones sleep, are called, are woken and answer.
     Demo(DemoOptions),
+    /// Run the lab's push services alone: APNs, FCM and Web Push on this machine, with faults on order.
+    LabPns(LabPnsOptions),
 }
 
 /// What can be done with registrations.

@@ -13,7 +13,7 @@ use anyhow::Context;
 use reveille_proxy::auth::{Algorithm, ha1};
 use reveille_registrar::Transport;
 use reveille_testkit::{
-    pns::{LabConfig, LabPns, Provider},
+    pns::{LabConfig, LabFiles, LabPns, Provider},
     ua::{self, Phone, PhoneBuilder},
 };
 use tempfile::TempDir;
@@ -44,6 +44,8 @@ pub struct LabOptions {
     pub push: String,
     /// Keys of `[registrar]`.
     pub registrar: String,
+    /// The lab's webhook is configured as well.
+    pub webhook: bool,
     /// Instead of digest: `auth.mode = "none"`, and then no push services.
     pub open: bool,
 }
@@ -150,7 +152,6 @@ addr = "127.0.0.1:0"
     if options.open {
         config += "[auth]\nmode = \"none\"\n";
     } else {
-        let endpoints = &files.endpoints;
         write!(
             config,
             r#"
@@ -163,7 +164,26 @@ users = {{ file = "users.txt" }}
 [push]
 {push}
 
-[push.apns.lab]
+{sections}"#,
+            push = options.push,
+            sections = push_sections(&files),
+        )?;
+        if options.webhook {
+            config.push('\n');
+            config += &webhook_section(&files);
+        }
+    }
+    config.push('\n');
+    config += &options.extra;
+    write_private(&dir.join("reveille.toml"), &config)?;
+    Ok(config)
+}
+
+/// The sections of a configuration that lead to the lab's push services.
+pub fn push_sections(files: &LabFiles) -> String {
+    let endpoints = &files.endpoints;
+    format!(
+        r#"[push.apns.lab]
 team_id = "{team}"
 key_id = "{key_id}"
 key_file = {key_file:?}
@@ -185,26 +205,59 @@ allow_hosts = ["{host}"]
 allow_addresses = ["127.0.0.0/8", "::1/128"]
 ca_file = {ca:?}
 "#,
-            push = options.push,
-            team = files.apns_team_id,
-            key_id = files.apns_key_id,
-            key_file = files.apns_key_p8,
-            topic = files.apns_topic,
-            apns = endpoints.apns,
-            ca = files.ca_pem,
-            project = files.fcm_project,
-            service_account = files.fcm_service_account_json,
-            fcm = endpoints.fcm,
-            token = endpoints.fcm_token,
-            vapid = files.vapid_key_pem,
-            subject = files.vapid_subject,
-            host = endpoints.webpush_host,
-        )?;
-    }
-    config.push('\n');
-    config += &options.extra;
-    write_private(&dir.join("reveille.toml"), &config)?;
-    Ok(config)
+        team = files.apns_team_id,
+        key_id = files.apns_key_id,
+        key_file = files.apns_key_p8,
+        topic = files.apns_topic,
+        apns = endpoints.apns,
+        ca = files.ca_pem,
+        project = files.fcm_project,
+        service_account = files.fcm_service_account_json,
+        fcm = endpoints.fcm,
+        token = endpoints.fcm_token,
+        vapid = files.vapid_key_pem,
+        subject = files.vapid_subject,
+        host = endpoints.webpush_host,
+    )
+}
+
+/// The section of a configuration that leads to the lab's webhook.
+pub fn webhook_section(files: &LabFiles) -> String {
+    format!(
+        r#"[push.webhook.lab]
+provider = "{provider}"
+url = "{url}"
+params = ["{param}"]
+key_file = {key_file:?}
+ca_file = {ca:?}
+"#,
+        provider = files.webhook_provider,
+        url = files.endpoints.webhook,
+        param = files.webhook_param,
+        key_file = files.webhook_key,
+        ca = files.ca_pem,
+    )
+}
+
+/// The section of a configuration that leads to the lab's APNs sandbox.
+pub fn sandbox_section(files: &LabFiles) -> String {
+    format!(
+        r#"[push.apns.sandbox]
+environment = "sandbox"
+team_id = "{team}"
+key_id = "{key_id}"
+key_file = {key_file:?}
+topics = ["{topic}"]
+endpoint = "{endpoint}"
+ca_file = {ca:?}
+"#,
+        team = files.apns_team_id,
+        key_id = files.apns_sandbox_key_id,
+        key_file = files.apns_sandbox_key_p8,
+        topic = files.apns_topic,
+        endpoint = files.endpoints.apns_sandbox,
+        ca = files.ca_pem,
+    )
 }
 
 fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {

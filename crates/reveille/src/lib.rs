@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod lab;
+pub mod lab_pns;
 pub mod node;
 pub mod operator;
 pub mod shutdown;

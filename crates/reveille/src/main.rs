@@ -7,7 +7,7 @@ use clap::Parser;
 use reveille::{
     cli::{self, BindingsVerb, Cli, ClusterVerb, Command},
     config::Config,
-    demo, node, operator,
+    demo, lab_pns, node, operator,
 };
 use reveille_runtime::telemetry;
 
@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             Err(code) => code,
         },
         Command::Demo(options) => ended(on_runtime(demo::run(options))),
+        Command::LabPns(options) => ended(on_runtime(lab_pns::run(options))),
     }
 }
 

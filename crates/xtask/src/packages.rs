@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 use crate::step::succeeds_silently;
 
 /// A program the tests start, and the Debian package it comes with.
-const NEEDED: &[(&str, &str)] = &[("sipp", "sip-tester"), ("redis-server", "redis-server")];
+const NEEDED: &[(&str, &str)] =
+    &[("sipp", "sip-tester"), ("redis-server", "redis-server"), ("nghttpd", "nghttp2-server")];
 
 /// Installs the packages that are missing. Where that cannot be done, names them.
 pub(crate) fn ensure() -> Result<()> {

@@ -40,7 +40,7 @@ pub(super) fn build(
         .header("apns-expiration", form.expiration)
         .header("apns-id", uuid::Uuid::new_v4().hyphenated().to_string());
     if address.service != ApnsService::Voip {
-        let collapse = opaque.of(&[address.token.as_bytes(), collapse_kind(push.class)]);
+        let collapse = opaque.daily(push.unix(), &[address.token.as_bytes(), collapse_kind(push.class)]);
         request = request.header("apns-collapse-id", collapse);
     }
     request.body(Full::new(Bytes::from(form.body))).ok()
@@ -115,6 +115,7 @@ mod tests {
             ttl: Duration::from_secs(600),
             attempt: 0,
             repeat: 0,
+            refusals: 0,
             id: 7,
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(NOW),
         };

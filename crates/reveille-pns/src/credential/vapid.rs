@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use p256::ecdsa::SigningKey;
 use parking_lot::Mutex;
+use ring::digest;
 use serde_json::json;
 
 use super::jwt;
@@ -15,6 +16,7 @@ pub(crate) struct Vapid {
     key: SigningKey,
     subject: String,
     public: String,
+    id: u64,
     cache: Mutex<Cache>,
 }
 
@@ -32,7 +34,19 @@ struct Minted {
 impl Vapid {
     pub(crate) fn new(key: SigningKey, subject: &str) -> Self {
         let public = URL_SAFE_NO_PAD.encode(key.verifying_key().to_encoded_point(false).as_bytes());
-        Self { key, subject: subject.to_owned(), public, cache: Mutex::default() }
+        let hash = digest::digest(&digest::SHA256, public.as_bytes());
+        let id = hash.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte));
+        Self { key, subject: subject.to_owned(), public, id, cache: Mutex::default() }
+    }
+
+    /// Tells one key from another; the same wherever the key is.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The contact that tokens name.
+    pub(crate) fn subject(&self) -> &str {
+        &self.subject
     }
 
     /// The public key, as `k` and `sip.vapid` have it (P-026).
@@ -62,10 +76,11 @@ impl Vapid {
         Some(auth)
     }
 
-    /// The push service refused the token of `generation`: the next one is signed anew (P-135).
-    pub(crate) fn refused(&self, origin: &str, generation: u64) {
+    /// The push service refused the token for this origin: the next one is signed anew, unless that has happened since
+    /// `before` (Unix seconds; P-135).
+    pub(crate) fn refused(&self, origin: &str, before: u64) {
         let mut cache = self.cache.lock();
-        if cache.by_origin.get(origin).is_some_and(|minted| minted.auth.generation == generation) {
+        if cache.by_origin.get(origin).is_some_and(|minted| minted.at < before) {
             cache.by_origin.remove(origin);
         }
     }
@@ -124,11 +139,12 @@ mod tests {
         let vapid = vapid();
         let now = 1_700_000_000;
         let old = vapid.authorization("https://a.example", now).unwrap().generation;
-        vapid.refused("https://a.example", old);
-        let new = vapid.authorization("https://a.example", now).unwrap().generation;
+        vapid.refused("https://a.example", now + 5);
+        let new = vapid.authorization("https://a.example", now + 5).unwrap().generation;
         assert_ne!(old, new);
-        vapid.refused("https://a.example", old);
-        assert_eq!(vapid.authorization("https://a.example", now).unwrap().generation, new);
+        vapid.refused("https://a.example", now + 5);
+        let same = vapid.authorization("https://a.example", now + 6).unwrap().generation;
+        assert_eq!(same, new, "pushes refused together sign one new token together");
     }
 
     #[test]

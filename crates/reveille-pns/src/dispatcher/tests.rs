@@ -14,7 +14,7 @@ use crate::{
     BoxFuture, SettingsError,
     metrics::Metrics,
     pool::Pool,
-    provider::{Authorization, CredentialError, Push, Reply},
+    provider::{Authorization, CredentialError, Next, Push, Reply},
 };
 
 /// What happens to one attempt.
@@ -28,11 +28,18 @@ enum Fate {
 struct Fake {
     fates: Mutex<VecDeque<Fate>>,
     seen: Mutex<Vec<(String, u32)>>,
+    per_minute: Option<u32>,
 }
 
 impl Fake {
     fn new(fates: impl IntoIterator<Item = Fate>) -> Arc<Self> {
-        Arc::new(Self { fates: Mutex::new(fates.into_iter().collect()), seen: Mutex::default() })
+        Arc::new(Self { fates: Mutex::new(fates.into_iter().collect()), seen: Mutex::default(), per_minute: None })
+    }
+
+    /// Accepts so many a minute.
+    fn limited(per_minute: u32) -> Arc<Self> {
+        let fates = Mutex::new([accepted()].into());
+        Arc::new(Self { fates, seen: Mutex::default(), per_minute: Some(per_minute) })
     }
 
     /// Token and attempt number of each attempt, in order.
@@ -64,6 +71,10 @@ impl Provider for Fake {
 
     fn allows(&self, _: &PushTarget) -> bool {
         true
+    }
+
+    fn per_minute(&self) -> Option<u32> {
+        self.per_minute
     }
 
     fn ready(&self, _: SystemTime) -> bool {
@@ -124,16 +135,23 @@ impl Provider for Fake {
 struct Bench {
     dispatcher: Myself,
     health: Arc<Health>,
+    registry: Registry,
 }
 
 impl Bench {
     async fn new(fake: &Arc<Fake>, limits: Limits) -> Self {
         let health = Arc::new(Health::new());
         let provider: Arc<dyn Provider> = Arc::clone(fake) as _;
-        let metrics = Metrics::new(&Registry::new()).unwrap().of(&*provider);
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap().of(&*provider);
         let dispatcher = Dispatcher { provider, health: Arc::clone(&health), limits, metrics };
         let (dispatcher, _) = Dispatcher::spawn(None, dispatcher, ()).await.unwrap();
-        Self { dispatcher, health }
+        Self { dispatcher, health, registry }
+    }
+
+    fn alarms(&self, reason: &str) -> bool {
+        let line = format!(r#"reveille_push_alarms_total{{credential="fake",pns="fcm",reason="{reason}"}} 1"#);
+        reveille_runtime::metrics::encode(&self.registry).unwrap().lines().any(|found| found == line)
     }
 
     fn submit(&self, class: PushClass, token: &str, seconds: u64) -> oneshot::Receiver<Outcome> {
@@ -217,6 +235,72 @@ async fn a_retry_after_is_waited_for_exactly_p135() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refresh_waits_as_long_as_the_service_wants_or_is_told_at_once_p153() {
+    let wait = Duration::from_secs(900);
+    let later = || Fate::Ends(Classified::new(Outcome::Unavailable, "shutdown", Next::RetryIn(wait)));
+    let fake = Fake::new([later(), accepted()]);
+    let bench = Bench::new(&fake, Limits::default()).await;
+    let start = clock::now();
+    assert_eq!(bench.submit(PushClass::Refresh, "a", 1000).await.unwrap(), Outcome::Accepted);
+    assert_eq!((clock::now() - start).as_secs(), 900);
+
+    let fake = Fake::new([later()]);
+    let bench = Bench::new(&fake, Limits::default()).await;
+    let start = clock::now();
+    assert_eq!(bench.submit(PushClass::Refresh, "a", 600).await.unwrap(), Outcome::Unavailable);
+    assert!(clock::now() - start < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_jump_of_dead_tokens_raises_one_alarm_and_each_is_dropped_p153() {
+    let gone = Outcome::Unregistered { since: None };
+    let fake = Fake::new([Fate::Ends(Classified::new(gone, "bad_device_token", Next::Suspect))]);
+    let bench = Bench::new(&fake, Limits::default()).await;
+    for n in 0..30 {
+        assert_eq!(bench.submit(PushClass::Call, &format!("t{n}"), 10).await.unwrap(), gone);
+    }
+    assert!(bench.alarms("bad_device_token"));
+    assert!(!bench.health.is_withdrawn(), "tokens say nothing of the credential");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_device_is_left_alone_and_others_are_not_p135_p153() {
+    let wait = Duration::from_secs(60);
+    let throttled = Classified::new(Outcome::Throttled { retry_after: Some(wait) }, "too_many_requests", Next::Retry);
+    let fake = Fake::new([Fate::Ends(throttled), accepted()]);
+    let bench = Bench::new(&fake, Limits::default()).await;
+    let start = clock::now();
+    let outcome = bench.submit(PushClass::Refresh, "a", 10).await.unwrap();
+    assert_eq!(outcome, Outcome::Throttled { retry_after: Some(wait) });
+    // A call that cannot wait so long is told at once, without a request.
+    let Outcome::Throttled { retry_after: Some(left) } = bench.submit(PushClass::Call, "a", 30).await.unwrap() else {
+        panic!("the device wants no pushes");
+    };
+    assert!(left <= wait && clock::now() - start < Duration::from_secs(1));
+    assert_eq!(bench.submit(PushClass::Call, "b", 30).await.unwrap(), Outcome::Accepted);
+    assert_eq!(fake.tokens(), ["a", "b"]);
+    // One that can waits for as long as it takes.
+    assert_eq!(bench.submit(PushClass::Refresh, "a", 90).await.unwrap(), Outcome::Accepted);
+    assert_eq!((clock::now() - start).as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_leave_than_the_quota_allows_and_none_is_lost_p165() {
+    let fake = Fake::limited(600);
+    let bench = Bench::new(&fake, Limits::default()).await;
+    let start = clock::now();
+    let verdicts: Vec<_> = (0..100).map(|n| bench.submit(PushClass::Call, &format!("t{n}"), 60)).collect();
+    for verdict in verdicts {
+        assert_eq!(verdict.await.unwrap(), Outcome::Accepted);
+    }
+    let took = clock::now() - start;
+    assert!(
+        took >= Duration::from_secs(9) && took < Duration::from_secs(10),
+        "10 at once, 90 at 10 a second: {took:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_push_withdrawn_between_attempts_is_not_tried_again_p047() {
     let fake = Fake::new([retry()]);
     let bench = Bench::new(&fake, Limits::default()).await;
@@ -295,6 +379,7 @@ async fn a_withdrawn_credential_is_probed_after_a_pause_p122() {
     assert_eq!(bench.submit(PushClass::Call, "c", 60).await.unwrap(), Outcome::CredentialFault);
     assert_eq!(fake.seen().len(), 2, "nothing leaves meanwhile");
     assert!(bench.health.is_withdrawn());
+    assert!(bench.alarms("credential_withdrawn"));
 
     tokio::time::sleep(Duration::from_millis(30_100)).await;
     assert!(!bench.health.is_withdrawn(), "announced again, on probation");

@@ -12,14 +12,20 @@ use crate::{
 };
 
 /// `None` only where the parts make no valid request.
-pub(super) fn build(url: &str, push: &Push<'_>, auth: &Authorization, opaque: &Opaque) -> Option<Request<Full<Bytes>>> {
+pub(super) fn build(
+    url: &str,
+    target_field: &str,
+    push: &Push<'_>,
+    auth: &Authorization,
+    opaque: &Opaque,
+) -> Option<Request<Full<Bytes>>> {
     let (priority, collapse_key) = match push.class {
         PushClass::Call | PushClass::Request => ("HIGH", "sip-call"),
         // P-161: high priority without visible effect gets an app demoted.
         PushClass::Refresh => ("NORMAL", "sip-reg"),
     };
     let body = json!({ "message": {
-        "token": push.target.prid.expose(),
+        target_field: push.target.prid.expose(),
         "data": { "k": "wake", "c": opaque.of(&[&push.id.to_be_bytes()]) },
         "android": {
             "priority": priority,
@@ -58,8 +64,18 @@ mod tests {
             (PushClass::Refresh, 9_999_999, "NORMAL", "2419200s", "sip-reg"),
         ] {
             let ttl = Duration::from_secs(ttl);
-            let push = Push { target: &target, class, ttl, attempt: 0, repeat: 0, id: 1, now: SystemTime::UNIX_EPOCH };
-            let request = build("https://fcm.googleapis.com/v1/projects/p/messages:send", &push, &auth, &Opaque::new());
+            let push = Push {
+                target: &target,
+                class,
+                ttl,
+                attempt: 0,
+                repeat: 0,
+                refusals: 0,
+                id: 1,
+                now: SystemTime::UNIX_EPOCH,
+            };
+            let request =
+                build("https://fcm.googleapis.com/v1/projects/p/messages:send", "token", &push, &auth, &Opaque::new());
             let (head, body) = request.unwrap().into_parts();
             assert_eq!(head.headers["authorization"], "Bearer abc");
             let body = body.collect().await.unwrap().to_bytes();
@@ -76,5 +92,18 @@ mod tests {
                 assert!(!reserved.iter().any(|word| name.starts_with(word)), "{name}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn the_field_that_names_the_device_is_the_configurations_p168() {
+        let target = PushTarget::new(Pns::Fcm, Some("acme-phone-prod"), "dQw4:APA91bF_x-0123456789").unwrap();
+        let (ttl, now) = (Duration::from_secs(30), SystemTime::UNIX_EPOCH);
+        let push = Push { target: &target, class: PushClass::Call, ttl, attempt: 0, refusals: 0, id: 1, now };
+        let auth = Authorization::new("Bearer abc", 1).unwrap();
+        let request = build("https://fcm.googleapis.com/v1/p", "fid", &push, &auth, &Opaque::new()).unwrap();
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["message"]["fid"], target.prid.expose());
+        assert!(body["message"].get("token").is_none());
     }
 }

@@ -75,6 +75,8 @@ impl Connector {
             .keep_alive_while_idle(true)
             .max_header_list_size(MAX_HEADERS)
             .initial_stream_window_size(WINDOW)
+            // Until the peer's SETTINGS say how many it allows: Apple allows one before the first authenticated push (P-149).
+            .initial_max_send_streams(1)
             .handshake(TokioIo::new(tls))
             .await
             .map_err(ConnectError::Http2)?;

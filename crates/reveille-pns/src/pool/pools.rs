@@ -19,6 +19,8 @@ pub(crate) struct Origin {
     pub(crate) port: u16,
     /// The one address to connect to, where it had to be vetted.
     pub(crate) address: Option<IpAddr>,
+    /// The credential that goes over these connections, where there are several (P-141); 0 where there is one.
+    pub(crate) key: u64,
 }
 
 impl Origin {
@@ -32,6 +34,7 @@ impl Origin {
             host: host.to_ascii_lowercase().into(),
             port: url.port_or_known_default().unwrap_or(443),
             address: None,
+            key: 0,
         })
     }
 

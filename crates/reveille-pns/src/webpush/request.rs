@@ -1,4 +1,4 @@
-//! The request to a Web Push service: an empty message (P-127 to P-133).
+//! The request to a Web Push service: an empty message (P-127 to P-133), or one that says nothing (P-137).
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use http::{Request, header};
 use http_body_util::Full;
 use reveille_push::{PushClass, webpush::PushUrl};
 
+use super::payload::PhoneKeys;
 use crate::{
     opaque::Opaque,
     provider::{Authorization, Push},
@@ -18,6 +19,8 @@ pub(super) fn build(
     push: &Push<'_>,
     auth: &Authorization,
     opaque: &Opaque,
+    keys: Option<&PhoneKeys>,
+    urgent_requests: bool,
 ) -> Option<Request<Full<Bytes>>> {
     let slash = if url.path_and_query.starts_with('/') { "" } else { "/" };
     let ttl = match push.class {
@@ -26,20 +29,32 @@ pub(super) fn build(
     };
     let urgency = match (push.class, push.repeat) {
         (PushClass::Call, _) => "high",
+        (PushClass::Request, _) if urgent_requests => "high",
         (PushClass::Request, _) => "normal",
         (PushClass::Refresh, 0) => "low",
         (PushClass::Refresh, _) => "normal",
     };
-    let topic = opaque.of(&[push.target.prid.expose().as_bytes(), push.class.as_str().as_bytes()]);
-    Request::post(format!("{}{slash}{}", url.origin(), url.path_and_query))
+    let topic = opaque.daily(push.unix(), &[push.target.prid.expose().as_bytes(), push.class.as_str().as_bytes()]);
+    let body = match keys {
+        Some(keys) => keys.encrypt(TEXT)?,
+        None => Vec::new(),
+    };
+    let mut request = Request::post(format!("{}{slash}{}", url.origin(), url.path_and_query))
         .header(header::AUTHORIZATION, auth.value.clone())
-        .header(header::CONTENT_LENGTH, 0)
+        .header(header::CONTENT_LENGTH, body.len())
         .header("ttl", ttl.as_secs())
         .header("urgency", urgency)
-        .header("topic", topic)
-        .body(Full::default())
-        .ok()
+        .header("topic", topic);
+    if !body.is_empty() {
+        request = request
+            .header(header::CONTENT_ENCODING, "aes128gcm")
+            .header(header::CONTENT_TYPE, "application/octet-stream");
+    }
+    request.body(Full::new(Bytes::from(body))).ok()
 }
+
+/// P-106: the same for every push.
+const TEXT: &[u8] = br#"{"k":"wake"}"#;
 
 /// P-128.
 const LONGEST_CALL: Duration = Duration::from_secs(30);

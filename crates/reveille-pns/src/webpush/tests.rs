@@ -27,6 +27,9 @@ fn webpush(lookups: &[&[&str]], allow_addresses: &[&str]) -> (WebPush, Arc<Scrip
     let resolver = Arc::new(Scripted(Mutex::new(lookups)));
     let settings = WebPushSettings {
         vapid_key_file: files.path().join("vapid.pem"),
+        former_vapid_key_files: Vec::new(),
+        payload_keys_file: None,
+        urgent_requests: false,
         subject: "mailto:ops@example.net".to_owned(),
         allow_hosts: vec![
             "push.example.net".to_owned(),
@@ -48,7 +51,7 @@ fn target(url: &str) -> PushTarget {
 
 fn push(target: &PushTarget, class: PushClass, attempt: u32) -> Push<'_> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    Push { target, class, ttl: Duration::from_secs(600), attempt, repeat: attempt, id: 1, now }
+    Push { target, class, ttl: Duration::from_secs(600), attempt, repeat: attempt, refusals: 0, id: 1, now }
 }
 
 #[test]
@@ -156,6 +159,35 @@ async fn requests_are_empty_and_say_how_urgent_they_are_p128_p129_p130_p133() {
         assert!(topic.len() <= 32);
         topics.push(topic);
     }
+    let settings = WebPushSettings { urgent_requests: true, ..webpush.settings.clone() };
+    let urgent = WebPush { settings, ..webpush };
+    let push = push(&target, PushClass::Request, 0);
+    let auth = urgent.authorize(&push).await.unwrap();
+    assert_eq!(urgent.request(&push, &auth).unwrap().headers()["urgency"], "high", "by configuration");
     assert_ne!(topics[0], topics[2]);
     assert_eq!(topics[2], topics[3]);
+}
+
+#[tokio::test]
+async fn a_pool_belongs_to_one_host_port_address_and_key_p141() {
+    let same = &["142.250.74.10"][..];
+    let (webpush, _, _files) = webpush(&[same, same, same, same, &["142.250.74.11"], same], &[]);
+    let first = target("https://push.example.net/p/1");
+    let pool = webpush.route(&push(&first, PushClass::Call, 0)).await.ok().unwrap();
+    let other_path = target("https://push.example.net/p/2");
+    assert!(Arc::ptr_eq(&pool, &webpush.route(&push(&other_path, PushClass::Call, 0)).await.ok().unwrap()));
+    for (url, what) in [
+        ("https://push.example.net:8443/p/1", "port"),
+        ("https://a.example.org/p/1", "host, though its address is the same"),
+        ("https://push.example.net/p/1", "address"),
+    ] {
+        let target = target(url);
+        let other = webpush.route(&push(&target, PushClass::Call, 0)).await.ok().unwrap();
+        assert!(!Arc::ptr_eq(&pool, &other), "{what}");
+    }
+    let newer = Vapid::new(p256::ecdsa::SigningKey::from_slice(&[7; 32]).unwrap(), "mailto:ops@example.net");
+    let ring = webpush.ring.load().succeed(Ring::new(newer, []));
+    webpush.ring.store(Arc::new(ring));
+    let other = webpush.route(&push(&first, PushClass::Call, 0)).await.ok().unwrap();
+    assert!(!Arc::ptr_eq(&pool, &other), "key");
 }

@@ -214,6 +214,8 @@ pub fn fcm(files: &Files, server: &Server) -> FcmSettings {
         aliases: vec!["123456789012".to_owned()],
         service_account_file: files.service_account(),
         endpoint: Some(server.url()),
+        messages_per_minute: 540_000,
+        target_field: "token".to_owned(),
         token_endpoint: Some(server.url().join("/token").unwrap()),
         ca_file: Some(files.path("ca.pem")),
     }
@@ -222,6 +224,9 @@ pub fn fcm(files: &Files, server: &Server) -> FcmSettings {
 pub fn webpush(files: &Files, server: &Server) -> WebPushSettings {
     WebPushSettings {
         vapid_key_file: files.path("key.p8"),
+        former_vapid_key_files: Vec::new(),
+        payload_keys_file: None,
+        urgent_requests: false,
         subject: "mailto:ops@example.net".to_owned(),
         allow_hosts: vec![format!("{HOST}:{}", server.port)],
         allow_addresses: vec!["127.0.0.0/8".parse().unwrap()],
@@ -235,11 +240,15 @@ pub struct Node {
 }
 
 pub async fn node(settings: Settings) -> Node {
+    node_with(settings, Arc::new(Loopback)).await
+}
+
+/// With a resolver of the test's own.
+pub async fn node_with(settings: Settings, resolver: Arc<dyn Resolver>) -> Node {
     let registry = Registry::new();
     let runtime = RuntimeMetrics::new(&registry).unwrap();
     let (fatal, _) = Fatal::new();
-    let hosting =
-        Hosting { registry: registry.clone(), runtime, fatal, resolver: Some(Arc::new(Loopback)), shared: None };
+    let hosting = Hosting { registry: registry.clone(), runtime, fatal, resolver: Some(resolver), shared: None };
     let services = start(settings, hosting).await.unwrap();
     services.warm_up(Duration::from_secs(5)).await;
     Node { services, registry }
@@ -290,6 +299,13 @@ impl Node {
         };
         assert!(self.services.submit(job).is_ok());
         verdict
+    }
+
+    /// The value of a counter, 0 where it has not been counted.
+    pub fn value(&self, name: &str) -> u64 {
+        let text = reveille_runtime::metrics::encode(&self.registry).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse().unwrap())
     }
 
     pub fn metric(&self, line: &str) -> bool {

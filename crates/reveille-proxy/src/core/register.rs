@@ -1,7 +1,10 @@
 //! REGISTER: what the edge half checks, what the shard is asked, what the 200 says (RFC 3261 §10.3, RFC 5626 §6,
 //! RFC 8599 §5.6.1).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use reveille_push::{
     Provider, PushClass,
@@ -196,7 +199,7 @@ impl Core {
     ) -> Result<ContactUpdate, Reply> {
         let limits = &self.shared.settings.registration;
         let uri = Uri::parse(contact.uri).map_err(|_| Reply::new(400))?;
-        let names_us = self.shared.flows.names_us(uri.host(), uri.port()) && !is_own_connection(&uri, origin);
+        let names_us = self.shared.flows.names_us(uri.host(), uri.port()) && !is_own_connection(&uri, request, origin);
         if self.shared.settings.is_our_domain(uri.host()) || names_us {
             return Err(Reply::new(403)); // S-114, S-232
         }
@@ -414,12 +417,23 @@ impl Core {
     }
 }
 
-/// Whether this is where the peer's connection comes from. A phone on the node's own host may have a port that the node uses for
+/// Whether this is where the phone's connection comes from. A phone on a node's own host may have a port that the node uses for
 /// another transport. A datagram's source proves nothing: it could be forged to make us talk to ourselves.
-fn is_own_connection(uri: &Uri<'_>, origin: &Origin) -> bool {
-    origin.transport.is_reliable()
-        && uri.port() == Some(origin.remote.port())
-        && uri.host().trim_matches(['[', ']']).parse() == Ok(origin.remote.ip())
+fn is_own_connection(uri: &Uri<'_>, request: &Message, origin: &Origin) -> bool {
+    let source = match origin.purpose {
+        Purpose::Cluster => phone_behind_edge(request),
+        Purpose::Public | Purpose::Peer => origin.transport.is_reliable().then_some(origin.remote),
+    };
+    source.is_some_and(|source| {
+        uri.port() == Some(source.port()) && uri.host().trim_matches(['[', ']']).parse() == Ok(source.ip())
+    })
+}
+
+/// Where a node of ours has a phone's connection from, as it wrote into the phone's Via (RFC 3581).
+fn phone_behind_edge(request: &Message) -> Option<SocketAddr> {
+    let via = request.vias().nth(1)?.ok()?;
+    let port = via.rport().flatten()?;
+    (!via.transport.eq_ignore_ascii_case("UDP")).then_some(SocketAddr::new(via.received_ip()?, port))
 }
 
 fn too_brief(least: u32) -> Reply {

@@ -8,12 +8,13 @@
 //! A version of this software writes version N and reads N and N - 1. A later one may add to a record, or to a binding, what this one
 //! does not know, in the octets called `more`: it is kept, and written again. Only what cannot be said that way needs version
 //! N + 1, which this one leaves alone ([`is_later`]). Version 2 is version 1 with these octets; where there are none, version 1 is
-//! written, so that nodes which know no other can read it.
+//! written, so that nodes which know no other can read it. Version 3 is version 2 in which a push service may be one of the
+//! operator's own, by name; it is written where there is such a one.
 //!
 //! ```text
-//! record  = version next_key count binding* [more, version 2: the rest]
+//! record  = version next_key count binding* [more, from version 2: the rest]
 //! binding = next_key-key generation flags contact params [q] [instance] [reg_id] call_id cseq expires_at
-//!           expires_at-registered_at [flow] [paths] [provider param prid] [dead] [cuts] [length more]
+//!           expires_at-registered_at [flow] [paths] [provider [name] param prid] [dead] [cuts] [length more]
 //! ```
 
 use std::{
@@ -21,7 +22,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use reveille_push::{Provider, PushTarget, Secret, escape::encode_pvalue};
+use reveille_push::{Provider, PushTarget, Secret, WebhookName, escape::encode_pvalue};
 
 use super::{Binding, BindingKey, DeadPush, Fingerprint, Record, text};
 use crate::flow::{FlowRef, NodeTag, Transport};
@@ -33,8 +34,10 @@ pub struct DecodeError;
 
 /// The version without octets of later versions.
 const PLAIN: u8 = 1;
-/// The newest version known here.
-const VERSION: u8 = 2;
+/// The one with them.
+const ROOMY: u8 = 2;
+/// The newest version known here: a push service may have a name of its own (P-021).
+const VERSION: u8 = 3;
 
 const HAS_Q: u64 = 1;
 const HAS_INSTANCE: u64 = 1 << 1;
@@ -55,7 +58,13 @@ const DEFAULT_Q: u16 = 1000;
 pub(super) fn encode(record: &Record) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + 256 * record.bindings.len());
     let is_plain = record.more.is_empty() && record.bindings.iter().all(|binding| binding.more.is_empty());
-    out.push(if is_plain { PLAIN } else { VERSION });
+    let named =
+        |binding: &Binding| matches!(&binding.push, Some(push) if matches!(push.provider, Provider::Webhook(_)));
+    out.push(match is_plain {
+        _ if record.bindings.iter().any(named) => VERSION,
+        true => PLAIN,
+        false => ROOMY,
+    });
     put_varint(&mut out, record.next_key);
     put_varint(&mut out, record.bindings.len() as u64);
     for binding in &record.bindings {
@@ -157,6 +166,9 @@ fn put_binding(out: &mut Vec<u8>, next_key: u64, binding: &Binding) {
     }
     if let Some(push) = &binding.push {
         out.push(provider_code(push.provider));
+        if let Provider::Webhook(name) = push.provider {
+            text::put(out, name.as_str());
+        }
         text::put(out, &push.param);
         text::put(out, push.prid.expose());
     }
@@ -238,7 +250,10 @@ fn get_binding(reader: &mut Reader<'_>, next_key: u64, version: u8) -> Result<Bi
 }
 
 fn get_push(reader: &mut Reader<'_>) -> Result<PushTarget, DecodeError> {
-    let provider = provider_of(reader.byte()?).ok_or(DecodeError)?;
+    let provider = match reader.byte()? {
+        WEBHOOK => Provider::Webhook(WebhookName::new(&text::get(reader)?).map_err(|_| DecodeError)?),
+        code => provider_of(code).ok_or(DecodeError)?,
+    };
     let param = text::get(reader)?.into_boxed_str();
     Ok(PushTarget { provider, param, prid: Secret::from(text::get(reader)?) })
 }
@@ -300,8 +315,12 @@ fn provider_code(provider: Provider) -> u8 {
         Provider::ApnsSandbox => 2,
         Provider::Fcm => 3,
         Provider::WebPush => 4,
+        Provider::Webhook(_) => WEBHOOK,
     }
 }
+
+/// The name follows, so that a node which does not know it keeps it all the same.
+const WEBHOOK: u8 = 5;
 
 fn provider_of(code: u8) -> Option<Provider> {
     Provider::ALL.into_iter().find(|provider| provider_code(*provider) == code)

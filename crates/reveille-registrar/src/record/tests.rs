@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
-use reveille_push::{Provider, PushTarget, Secret};
+use reveille_push::{Provider, PushTarget, Secret, WebhookName};
 
 use super::*;
 use crate::flow::{NodeTag, Transport};
@@ -35,8 +35,11 @@ fn flow() -> impl Strategy<Value = FlowRef> {
 }
 
 fn push() -> impl Strategy<Value = PushTarget> {
-    (0..4_usize, text(), text()).prop_map(|(provider, param, prid)| PushTarget {
-        provider: Provider::ALL[provider],
+    (0..5_usize, text(), text()).prop_map(|(provider, param, prid)| PushTarget {
+        provider: Provider::ALL
+            .get(provider)
+            .copied()
+            .unwrap_or_else(|| Provider::Webhook(WebhookName::new("acme").unwrap())),
         param: param.into(),
         prid: Secret::from(prid),
     })
@@ -162,8 +165,20 @@ fn a_printed_record_shows_no_token() {
 fn a_later_version_is_not_misread() {
     let mut bytes = Record::new(7).encode();
     assert!(Record::decode(&bytes).is_ok() && !is_later(&bytes));
-    bytes[0] = 3;
+    bytes[0] = 4;
     assert_eq!((Record::decode(&bytes), is_later(&bytes), count(&bytes)), (Err(DecodeError), true, 0));
+}
+
+/// P-021: a push service that nodes before did not know makes a record that they leave alone.
+#[test]
+fn an_operators_own_push_service_makes_it_version_3() {
+    let mut own = phone();
+    let provider = Provider::Webhook(WebhookName::new("acme").unwrap());
+    own.push = Some(PushTarget { provider, param: "app".into(), prid: Secret::from("token".to_owned()) });
+    let record = Record { next_key: (1_700_000_000 << 16) + 1, bindings: vec![phone(), own], more: vec![] };
+    let bytes = record.encode();
+    assert_eq!((bytes[0], count(&bytes)), (3, 2));
+    assert!(Record::decode(&bytes) == Ok(record));
 }
 
 /// S-123: instance-ids are compared as URNs.

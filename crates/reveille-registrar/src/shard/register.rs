@@ -186,7 +186,7 @@ fn update(
 fn is_barred(target: &PushTarget, dead: DeadPush) -> bool {
     match target.provider {
         Provider::Apns | Provider::ApnsSandbox => dead.verdicts >= 2,
-        Provider::Fcm | Provider::WebPush => true,
+        Provider::Fcm | Provider::WebPush | Provider::Webhook(_) => true,
     }
 }
 

@@ -12,7 +12,7 @@ use super::Lab;
 use super::device::{Provider, Service, Verdict, Wake};
 use super::jwt::{Algorithm, Jwt};
 use super::keys::names;
-use super::server::{Answer, Fault, plain_headers, single};
+use super::server::{Answer, Fault, Reset, plain_headers, single};
 use super::state::{Delivery, unix_seconds};
 
 /// Provider tokens older than this are refused.
@@ -20,8 +20,9 @@ const TOKEN_LIFE: u64 = 60 * 60;
 /// Clock difference forgiven for an `iat` in the future.
 const SKEW: u64 = 60;
 
-pub(super) fn push(lab: &Lab, parts: &Parts, body: &Bytes) -> Answer {
-    match try_push(lab, parts, body) {
+/// `environment` is [`Provider::Apns`] or [`Provider::ApnsSandbox`].
+pub(super) fn push(lab: &Lab, environment: Provider, parts: &Parts, body: &Bytes) -> Answer {
+    match try_push(lab, environment, parts, body) {
         Ok(answer) | Err(answer) => {
             let id = single(&parts.headers, "apns-id").map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
             answer.header("apns-id", id)
@@ -29,33 +30,33 @@ pub(super) fn push(lab: &Lab, parts: &Parts, body: &Bytes) -> Answer {
     }
 }
 
-fn try_push(lab: &Lab, parts: &Parts, body: &Bytes) -> Result<Answer, Answer> {
+fn try_push(lab: &Lab, environment: Provider, parts: &Parts, body: &Bytes) -> Result<Answer, Answer> {
     let token = parts.uri.path().strip_prefix("/3/device/").ok_or_else(|| malformed(404, "BadPath"))?;
     if parts.method != Method::POST {
         return Err(malformed(405, "MethodNotAllowed"));
     }
-    authenticate(lab, &parts.headers)?;
+    authenticate(lab, environment, &parts.headers)?;
     let push = check_headers(&parts.headers)?;
     check_body(&push, body)?;
     if token.len() < 8 || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(refusal(400, "BadDeviceToken"));
     }
     let token = token.to_ascii_lowercase();
-    let Some(service) = lab.state.service_of(Provider::Apns, &token) else {
+    let Some(service) = lab.state.service_of(environment, &token) else {
         return Err(refusal(400, "BadDeviceToken"));
     };
     if service != push.service {
         return Err(malformed(400, "DeviceTokenNotForTopic"));
     }
-    match lab.state.judge(Provider::Apns, &token) {
+    match lab.state.judge(environment, &token) {
         Delivery::Unknown => Err(refusal(400, "BadDeviceToken")),
-        Delivery::Verdict(verdict) => Ok(answer(verdict, token, wake(&push, &parts.headers, body))),
+        Delivery::Verdict(verdict) => Ok(answer(verdict, token, wake(environment, &push, &parts.headers, body))),
     }
 }
 
 fn answer(verdict: Verdict, token: String, wake: Wake) -> Answer {
     let accept = |delay: Option<Duration>, hold: Duration| Answer {
-        wake: Some(Box::new((token, wake, delay))),
+        wakes: vec![(token, wake, delay)],
         hold,
         ..Answer::new(200, "", Bytes::new())
     };
@@ -72,7 +73,13 @@ fn answer(verdict: Verdict, token: String, wake: Wake) -> Answer {
             None => refusal(429, "TooManyRequests"),
         },
         Verdict::Unavailable => refusal(503, "ServiceUnavailable"),
+        Verdict::Html(status) => Answer::html(status),
+        Verdict::Reset { processed: false } => Answer::reset(Reset::Refused),
+        Verdict::Reset { processed: true } => {
+            Answer { reset: Some(Reset::Broken), ..accept(Some(Duration::ZERO), Duration::ZERO) }
+        }
         Verdict::CredentialFault => refusal(403, "InvalidProviderToken"),
+        Verdict::ExpiredCredential => refusal(403, "ExpiredProviderToken"),
     }
 }
 
@@ -91,7 +98,7 @@ fn malformed(status: u16, reason: &'static str) -> Answer {
 }
 
 /// P-143: ES256, `kid`, `iss` = team, `iat` within the hour.
-fn authenticate(lab: &Lab, headers: &HeaderMap) -> Result<(), Answer> {
+fn authenticate(lab: &Lab, environment: Provider, headers: &HeaderMap) -> Result<(), Answer> {
     let unauthenticated = |reason| refusal(403, reason).fault(Fault::Unauthenticated);
     let header = single(headers, "authorization").ok_or_else(|| unauthenticated("MissingProviderToken"))?;
     let token = header
@@ -100,15 +107,25 @@ fn authenticate(lab: &Lab, headers: &HeaderMap) -> Result<(), Answer> {
         .map(|(_, token)| token.trim())
         .ok_or_else(|| unauthenticated("MissingProviderToken"))?;
     let jwt = Jwt::parse(token).ok_or_else(|| unauthenticated("InvalidProviderToken"))?;
-    let known = jwt.header.get("kid").and_then(Value::as_str) == Some(names::APNS_KEY_ID)
-        && jwt.text("iss") == Some(names::APNS_TEAM_ID)
-        && jwt.verifies(Algorithm::Es256, lab.keys.apns.public_key_raw());
+    let kid = jwt.header.get("kid").and_then(Value::as_str);
+    let signed = |key_id, key: &rcgen::KeyPair| {
+        kid == Some(key_id)
+            && jwt.text("iss") == Some(names::APNS_TEAM_ID)
+            && jwt.verifies(Algorithm::Es256, key.public_key_raw())
+    };
+    let production = signed(names::APNS_KEY_ID, &lab.keys.apns);
+    let sandbox = signed(names::APNS_SANDBOX_KEY_ID, &lab.keys.apns_sandbox);
+    let known = production || sandbox;
+    // Each key is good for one environment.
+    if known && sandbox != (environment == Provider::ApnsSandbox) {
+        return Err(refusal(403, "BadEnvironmentKeyIdInToken"));
+    }
     let issued = jwt.seconds("iat").filter(|_| known).ok_or_else(|| unauthenticated("InvalidProviderToken"))?;
     let now = unix_seconds();
     if issued > now + SKEW {
         return Err(unauthenticated("InvalidProviderToken"));
     }
-    if now.saturating_sub(issued) > TOKEN_LIFE || !lab.state.admit_credential(Provider::Apns, token) {
+    if now.saturating_sub(issued) > TOKEN_LIFE || !lab.state.admit_credential(environment, token) {
         return Err(refusal(403, "ExpiredProviderToken").fault(Fault::Expired));
     }
     Ok(())
@@ -200,10 +217,10 @@ fn check_body(push: &Push, body: &Bytes) -> Result<(), Answer> {
     fits.then_some(()).ok_or_else(|| malformed(400, "InvalidPushType"))
 }
 
-fn wake(push: &Push, headers: &HeaderMap, body: &Bytes) -> Wake {
+fn wake(provider: Provider, push: &Push, headers: &HeaderMap, body: &Bytes) -> Wake {
     Wake {
         at: Instant::now(),
-        provider: Provider::Apns,
+        provider,
         service: push.service,
         urgent: push.priority == 10,
         ttl: Some(Duration::from_secs(push.expiration.saturating_sub(unix_seconds()))),

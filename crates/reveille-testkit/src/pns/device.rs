@@ -14,19 +14,28 @@ use super::keys::names;
 pub enum Provider {
     /// Apple Push Notification service.
     Apns,
+    /// Its sandbox: another host, another key, tokens of its own (P-014).
+    ApnsSandbox,
     /// Firebase Cloud Messaging, HTTP v1.
     Fcm,
     /// Web Push (RFC 8030) with VAPID (RFC 8292).
     WebPush,
+    /// A service of the operator's own, behind a webhook.
+    Webhook,
 }
 
 impl Provider {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Apns, Self::ApnsSandbox, Self::Fcm, Self::WebPush, Self::Webhook];
+
     /// The value of `pn-provider` (RFC 8599 §14.5).
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Apns => "apns",
+            Self::ApnsSandbox => "apns.dev",
             Self::Fcm => "fcm",
             Self::WebPush => "webpush",
+            Self::Webhook => names::WEBHOOK_PROVIDER,
         }
     }
 
@@ -55,10 +64,14 @@ pub enum DeviceKind {
     ApnsRemote,
     /// APNs with both (`voip&remote`, P-013).
     ApnsVoipRemote,
+    /// APNs sandbox with both (P-014).
+    ApnsSandbox,
     /// FCM (P-016).
     Fcm,
     /// Web Push (P-018).
     WebPush,
+    /// A service behind a webhook (P-021).
+    Webhook,
 }
 
 impl DeviceKind {
@@ -66,8 +79,10 @@ impl DeviceKind {
     pub fn provider(self) -> Provider {
         match self {
             Self::ApnsVoip | Self::ApnsRemote | Self::ApnsVoipRemote => Provider::Apns,
+            Self::ApnsSandbox => Provider::ApnsSandbox,
             Self::Fcm => Provider::Fcm,
             Self::WebPush => Provider::WebPush,
+            Self::Webhook => Provider::Webhook,
         }
     }
 }
@@ -77,8 +92,10 @@ impl From<Provider> for DeviceKind {
     fn from(provider: Provider) -> Self {
         match provider {
             Provider::Apns => Self::ApnsVoipRemote,
+            Provider::ApnsSandbox => Self::ApnsSandbox,
             Provider::Fcm => Self::Fcm,
             Provider::WebPush => Self::WebPush,
+            Provider::Webhook => Self::Webhook,
         }
     }
 }
@@ -144,8 +161,18 @@ pub enum Verdict {
     },
     /// 503.
     Unavailable,
+    /// This status with a page of HTML, as a gateway in front of a service answers.
+    Html(u16),
+    /// The stream ends without an answer; `processed` says whether it counts as seen (RST_STREAM with CANCEL) or was never
+    /// touched (REFUSED_STREAM).
+    Reset {
+        /// Whether the device is woken for all that.
+        processed: bool,
+    },
     /// 401 or 403 as if the credential were bad, whatever it is.
     CredentialFault,
+    /// As if the credential's time were over, whatever it is: a renewed one fares no better.
+    ExpiredCredential,
     /// Accepts and never wakes the device.
     Blackhole,
     /// Accepts at once and wakes the device after this time.
@@ -166,7 +193,7 @@ pub(super) fn address(kind: DeviceKind, webpush_origin: &str) -> (Option<String>
             let token = random_hex(32);
             (apns("remote"), token.clone(), vec![(Service::Remote, token)])
         }
-        DeviceKind::ApnsVoipRemote => {
+        DeviceKind::ApnsVoipRemote | DeviceKind::ApnsSandbox => {
             let (voip, remote) = (random_hex(32), random_hex(32));
             let prid = format!("{voip}:voip&{remote}:remote");
             (apns("voip&remote"), prid, vec![(Service::Voip, voip), (Service::Remote, remote)])
@@ -174,6 +201,10 @@ pub(super) fn address(kind: DeviceKind, webpush_origin: &str) -> (Option<String>
         DeviceKind::Fcm => {
             let token = format!("{}:APA91b{}", random_hex(11), random_hex(48));
             (Some(names::FCM_PROJECT.to_owned()), token.clone(), vec![(Service::Any, token)])
+        }
+        DeviceKind::Webhook => {
+            let token = random_hex(24);
+            (Some(names::WEBHOOK_PARAM.to_owned()), token.clone(), vec![(Service::Any, token)])
         }
         DeviceKind::WebPush => {
             let path = format!("/push/{}", random_hex(24));

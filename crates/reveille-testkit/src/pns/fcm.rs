@@ -12,7 +12,7 @@ use super::Lab;
 use super::device::{Provider, Service, Verdict, Wake, random_hex};
 use super::jwt::{Algorithm, Jwt};
 use super::keys::names;
-use super::server::{Answer, Fault, single};
+use super::server::{Answer, Fault, Reset, single};
 use super::state::{Delivery, unix_seconds};
 
 /// The scope a sender of messages must ask for.
@@ -96,7 +96,7 @@ fn answer(verdict: Verdict, token: String, wake: Wake) -> Answer {
     let accept = |delay: Option<Duration>, hold: Duration| {
         let body = json!({ "name": format!("projects/{}/messages/0:{}", names::FCM_PROJECT, random_hex(8)) });
         let answer = Answer::new(200, "", body.to_string()).header("content-type", "application/json");
-        Answer { wake: Some(Box::new((token, wake, delay))), hold, ..answer }
+        Answer { wakes: vec![(token, wake, delay)], hold, ..answer }
     };
     match verdict {
         Verdict::Accept => accept(Some(Duration::ZERO), Duration::ZERO),
@@ -113,7 +113,12 @@ fn answer(verdict: Verdict, token: String, wake: Wake) -> Answer {
             }
         }
         Verdict::Unavailable => error(503, "UNAVAILABLE", Some("UNAVAILABLE")),
-        Verdict::CredentialFault => error(401, "UNAUTHENTICATED", None),
+        Verdict::Html(status) => Answer::html(status),
+        Verdict::Reset { processed: false } => Answer::reset(Reset::Refused),
+        Verdict::Reset { processed: true } => {
+            Answer { reset: Some(Reset::Broken), ..accept(Some(Duration::ZERO), Duration::ZERO) }
+        }
+        Verdict::CredentialFault | Verdict::ExpiredCredential => error(401, "UNAUTHENTICATED", None),
     }
 }
 

@@ -1,16 +1,20 @@
-//! The lab push service: APNs, FCM and Web Push behind one HTTP/2 and TLS listener on the loopback interface.
+//! The lab push service: APNs, FCM, Web Push and a webhook behind one HTTP/2 and TLS listener on the loopback interface.
 //!
 //! It checks what the real services check, and then some, so that a test may say "no unauthenticated push request ever left"
 //! (P-122) by reading a counter: [`LabPns::unauthenticated`]. A device registered with it receives a [`Wake`] for each push
 //! it accepts, unless its [`Verdict`] says otherwise.
 
 mod apns;
+mod control;
 mod device;
+mod fault;
 mod fcm;
+mod hook;
 mod jwt;
 mod keys;
 mod server;
 mod state;
+mod tamper;
 mod webpush;
 
 use std::io;
@@ -23,7 +27,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::control::LabControl;
 pub use self::device::{Device, DeviceKind, Provider, Service, Verdict, Wake};
+pub use self::fault::Listener;
 pub use self::keys::LabFiles;
 pub use self::state::{Counts, LabRequest};
 
@@ -41,6 +47,8 @@ pub struct LabConfig {
     pub access_token_life: Duration,
     /// `SETTINGS_MAX_CONCURRENT_STREAMS` of each connection.
     pub max_concurrent_streams: u32,
+    /// What it is instead until a push with a good credential came over the connection, as Apple does it with 1 (P-149).
+    pub streams_before_auth: Option<u32>,
     /// Keep a log of requests; the counters run regardless.
     pub log_requests: bool,
 }
@@ -51,6 +59,7 @@ impl Default for LabConfig {
             addr: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             access_token_life: Duration::from_secs(3599),
             max_concurrent_streams: 1000,
+            streams_before_auth: None,
             log_requests: true,
         }
     }
@@ -61,6 +70,8 @@ impl Default for LabConfig {
 pub struct Endpoints {
     /// Base URL for APNs, without a trailing slash.
     pub apns: String,
+    /// Base URL for the APNs sandbox, without a trailing slash.
+    pub apns_sandbox: String,
     /// Base URL for FCM, without a trailing slash.
     pub fcm: String,
     /// The OAuth 2 token endpoint, whole; also the `aud` of an assertion.
@@ -69,6 +80,8 @@ pub struct Endpoints {
     pub webpush: String,
     /// Host and port of Web Push URLs, as an allow-list names them.
     pub webpush_host: String,
+    /// Where batches for the webhook go.
+    pub webhook: String,
     /// The lab's root certificate, PEM.
     pub ca_pem: String,
 }
@@ -103,6 +116,8 @@ pub struct LabPns {
     addr: SocketAddr,
     next_device: AtomicU64,
     control: watch::Sender<server::Control>,
+    /// Whether the port is open.
+    listening: watch::Receiver<bool>,
     acceptor: JoinHandle<()>,
 }
 
@@ -112,6 +127,8 @@ struct Lab {
     state: Arc<State>,
     endpoints: Endpoints,
     config: LabConfig,
+    /// Requests beyond [`LabConfig::streams_before_auth`].
+    over_limit: Arc<AtomicU64>,
 }
 
 impl LabPns {
@@ -122,8 +139,12 @@ impl LabPns {
     pub async fn start(config: LabConfig) -> Result<Self, LabError> {
         let keys = tokio::task::spawn_blocking(Keys::generate).await.map_err(LabError::keys)??;
         let ca = LabCa::new()?;
-        let cert = ca.issue(&["localhost", names::WEBPUSH_HOST, "127.0.0.1", "::1"])?;
-        let tls = server::tls_config(&cert)?;
+        let names = ["localhost", names::WEBPUSH_HOST, names::APNS_SANDBOX_HOST, "127.0.0.1", "::1"];
+        let tls = server::Acceptors {
+            sound: server::tls_config(&ca.issue(&names)?)?,
+            unknown_root: server::tls_config(&LabCa::new()?.issue(&names)?)?,
+            wrong_name: server::tls_config(&ca.issue(&["elsewhere.localhost"])?)?,
+        };
         let listener = tokio::net::TcpListener::bind(config.addr).await?;
         let addr = listener.local_addr()?;
         let base = format!("https://localhost:{}", addr.port());
@@ -131,15 +152,18 @@ impl LabPns {
         let endpoints = Endpoints {
             fcm_token: format!("{base}/token"),
             apns: base.clone(),
+            apns_sandbox: format!("https://{}:{}", names::APNS_SANDBOX_HOST, addr.port()),
+            webhook: format!("{base}/hook"),
             fcm: base,
             webpush: format!("https://{webpush_host}"),
             webpush_host,
             ca_pem: ca.pem(),
         };
-        let lab = Arc::new(Lab { keys, state: Arc::default(), endpoints, config });
+        let lab = Arc::new(Lab { keys, state: Arc::default(), endpoints, config, over_limit: Arc::default() });
         let (control, watching) = watch::channel(server::Control::default());
-        let acceptor = tokio::spawn(server::accept(listener, tls, Arc::clone(&lab), watching));
-        Ok(Self { lab, ca, addr, next_device: AtomicU64::new(1), control, acceptor })
+        let (open, listening) = watch::channel(true);
+        let acceptor = tokio::spawn(server::accept(listener, tls, Arc::clone(&lab), watching, open));
+        Ok(Self { lab, ca, addr, next_device: AtomicU64::new(1), control, listening, acceptor })
     }
 
     /// Where the lab listens.
@@ -167,7 +191,7 @@ impl LabPns {
 
     /// The application server key of this lab's Web Push, as `k` and `sip.vapid` carry it (P-026).
     pub fn vapid_public_key(&self) -> String {
-        webpush::encode_key(self.lab.keys.vapid.public_key_raw())
+        webpush::encode_key(&self.lab.keys.vapid_public())
     }
 
     /// Makes up an app instance; a [`Provider`] stands for its usual kind of device.
@@ -176,6 +200,11 @@ impl LabPns {
         let id = DeviceId(self.next_device.fetch_add(1, Ordering::Relaxed));
         let (param, prid, tokens) = device::address(kind, &self.lab.endpoints.webpush);
         let wakes = self.lab.state.add_device(id, kind.provider(), &prid, &tokens);
+        if kind == DeviceKind::WebPush {
+            for (_, path) in &tokens {
+                self.lab.state.subscribe(path, self.vapid_public_key());
+            }
+        }
         Device { provider: kind.provider(), param, prid, wakes }
     }
 
@@ -206,7 +235,7 @@ impl LabPns {
 
     /// [`Self::unauthenticated`] over all providers.
     pub fn unauthenticated_total(&self) -> u64 {
-        [Provider::Apns, Provider::Fcm, Provider::WebPush].into_iter().map(|one| self.unauthenticated(one)).sum()
+        Provider::ALL.into_iter().map(|one| self.unauthenticated(one)).sum()
     }
 
     /// Wake-ups dropped because a test left too many unread.
@@ -234,14 +263,52 @@ impl LabPns {
         self.control.send_modify(|control| control.cuts += 1);
     }
 
+    /// Whatever comes over open connections from now on is swallowed, and nothing leaves: the peer has gone without a word.
+    pub fn mute_connections(&self) {
+        self.control.send_modify(|control| control.mutes += 1);
+    }
+
+    /// Each of the next `connections` connections processes `requests` requests and says GOAWAY at the one after them, naming
+    /// the last it took: what was sent beyond that was never processed (RFC 9113 §6.8).
+    pub fn go_away_after(&self, requests: u32, connections: u64) {
+        self.control.send_modify(|control| control.goaway = Some((requests, Arc::new(AtomicU64::new(connections)))));
+    }
+
+    /// The next `times` pushes of `provider` that are in order meet with `verdict`, whatever their device's own.
+    pub fn set_next(&self, provider: Provider, verdict: Verdict, times: u32) {
+        self.lab.state.set_next(provider, verdict, times);
+    }
+
+    /// How the lab treats whoever connects from now on. Returns once it does.
+    pub async fn set_listener(&self, listener: Listener) {
+        self.control.send_modify(|control| control.listener = listener);
+        let open = listener != Listener::Refused;
+        let mut listening = self.listening.clone();
+        let _ = listening.wait_for(|is| *is == open).await;
+    }
+
     /// While `false`, new connections are closed as soon as they are accepted; open ones are cut.
     pub fn set_reachable(&self, reachable: bool) {
         self.control.send_modify(|control| {
-            control.unreachable = !reachable;
+            control.listener = if reachable { Listener::Sound } else { Listener::Closed };
             if !reachable {
                 control.cuts += 1;
             }
         });
+    }
+
+    /// Makes a new VAPID key. Subscriptions made until now take pushes signed with theirs alone (RFC 8292 §4.2), new ones
+    /// need the new key; [`Self::write_credentials`] writes the new one.
+    ///
+    /// # Errors
+    /// When the key cannot be made.
+    pub fn rotate_vapid(&self) -> Result<(), LabError> {
+        self.lab.keys.rotate_vapid()
+    }
+
+    /// Requests that came over the limit of [`LabConfig::streams_before_auth`] while it held.
+    pub fn over_limit(&self) -> u64 {
+        self.lab.over_limit.load(Ordering::Relaxed)
     }
 
     /// TLS connections accepted so far: tells whether a sender keeps its connections (P-149).

@@ -1,10 +1,9 @@
 //! The listener: TLS, HTTP/2, and each request to the provider its path names.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,14 +15,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use super::device::{Provider, Wake};
+use super::fault::Listener;
+use super::keys::names;
 use super::state::LabRequest;
-use super::{Lab, LabError, apns, fcm, webpush};
+use super::tamper::{Bend, Tamper};
+use super::{Lab, LabError, apns, fcm, hook, webpush};
 use crate::ca::IssuedCert;
 
 /// Orders to the connections; each looks for a change of the counters it cares about.
@@ -31,7 +34,10 @@ use crate::ca::IssuedCert;
 pub(super) struct Control {
     pub(super) drains: u64,
     pub(super) cuts: u64,
-    pub(super) unreachable: bool,
+    pub(super) mutes: u64,
+    pub(super) listener: Listener,
+    /// The next so many connections say GOAWAY after so many requests: (requests, connections).
+    pub(super) goaway: Option<(u32, Arc<AtomicU64>)>,
     connections: Arc<AtomicU64>,
 }
 
@@ -48,10 +54,21 @@ pub(super) struct Answer {
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
     pub(super) fault: Option<Fault>,
-    /// A push that was accepted.
-    pub(super) wake: Option<Box<Accepted>>,
+    /// The pushes that were accepted: one, or as many as a batch holds.
+    pub(super) wakes: Vec<Accepted>,
     /// Hold the answer back this long.
     pub(super) hold: Duration,
+    /// End the stream with this instead of answering.
+    pub(super) reset: Option<Reset>,
+}
+
+/// How a stream ends that gets no answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reset {
+    /// It was never processed.
+    Refused,
+    /// It was, and the answer is lost.
+    Broken,
 }
 
 /// The token it was for, the wake-up, and its delay (`None`: it never arrives).
@@ -73,9 +90,21 @@ impl Answer {
             headers: Vec::new(),
             body: body.into(),
             fault: None,
-            wake: None,
+            wakes: Vec::new(),
             hold: Duration::ZERO,
+            reset: None,
         }
+    }
+
+    /// The page a gateway answers with.
+    pub(super) fn html(status: u16) -> Self {
+        let page = format!("<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>");
+        Self::new(status, "Html", page).header("content-type", "text/html")
+    }
+
+    /// No answer at all.
+    pub(super) fn reset(how: Reset) -> Self {
+        Self { reset: Some(how), ..Self::new(500, "Reset", Bytes::new()) }
     }
 
     pub(super) fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -105,18 +134,68 @@ pub(super) fn tls_config(cert: &IssuedCert) -> Result<TlsAcceptor, LabError> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Accepts connections until aborted.
-pub(super) async fn accept(listener: TcpListener, tls: TlsAcceptor, lab: Arc<Lab>, control: watch::Receiver<Control>) {
+/// The TLS sides of the lab: the sound one and two that no client should put up with.
+#[derive(Clone)]
+pub(super) struct Acceptors {
+    pub(super) sound: TlsAcceptor,
+    pub(super) unknown_root: TlsAcceptor,
+    pub(super) wrong_name: TlsAcceptor,
+}
+
+/// Accepts connections until aborted. `listening` says whether the port is open.
+pub(super) async fn accept(
+    listener: TcpListener,
+    tls: Acceptors,
+    lab: Arc<Lab>,
+    mut control: watch::Receiver<Control>,
+    listening: watch::Sender<bool>,
+) {
+    let Ok(addr) = listener.local_addr() else { return };
+    let mut listener = Some(listener);
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::task::yield_now().await; // out of descriptors: let others close theirs
+        let order = control.borrow_and_update().listener;
+        if order == Listener::Refused {
+            listener = None;
+        } else if listener.is_none() {
+            listener = TcpListener::bind(addr).await.ok();
+        }
+        listening.send_replace(listener.is_some());
+        let Some(open) = &listener else {
+            if order == Listener::Refused {
+                if control.changed().await.is_err() {
+                    return;
+                }
+            } else {
+                tokio::time::sleep(REBIND).await; // somebody else has the port for now
+            }
             continue;
         };
-        if control.borrow().unreachable {
-            continue;
+        tokio::select! {
+            changed = control.changed() => if changed.is_err() { return },
+            accepted = open.accept() => match accepted {
+                Ok((stream, _)) => admit(stream, &tls, &lab, &control),
+                Err(_) => tokio::task::yield_now().await, // out of descriptors: let others close theirs
+            }
         }
-        tokio::spawn(serve(stream, tls.clone(), Arc::clone(&lab), control.clone()));
     }
+}
+
+fn admit(stream: TcpStream, tls: &Acceptors, lab: &Arc<Lab>, control: &watch::Receiver<Control>) {
+    let order = control.borrow().listener;
+    let tls = match order {
+        Listener::Sound => &tls.sound,
+        Listener::UnknownRoot => &tls.unknown_root,
+        Listener::WrongName => &tls.wrong_name,
+        Listener::Refused | Listener::Closed => return,
+        Listener::NoTls => {
+            tokio::spawn(async move {
+                let mut stream = stream;
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+            });
+            return;
+        }
+    };
+    tokio::spawn(serve(stream, tls.clone(), Arc::clone(lab), control.clone()));
 }
 
 async fn serve(stream: TcpStream, tls: TlsAcceptor, lab: Arc<Lab>, mut control: watch::Receiver<Control>) {
@@ -129,10 +208,18 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, lab: Arc<Lab>, mut control: 
     let start = control.borrow_and_update().clone();
     start.connections.fetch_add(1, Ordering::Relaxed);
     let max_streams = lab.config.max_concurrent_streams;
-    let service = service_fn(move |request| handle(Arc::clone(&lab), request));
+    let bend = Arc::new(Bend {
+        goaway_after: AtomicU32::new(goaway_after(&start)),
+        mute: AtomicBool::new(false),
+        first_limit: lab.config.streams_before_auth.map(|first| (first, max_streams)),
+        lifted: AtomicBool::new(false),
+        over_limit: Arc::clone(&lab.over_limit),
+    });
+    let bent = Arc::clone(&bend);
+    let service = service_fn(move |request| handle(Arc::clone(&lab), Arc::clone(&bent), request));
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .max_concurrent_streams(max_streams)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Tamper::new(stream, Arc::clone(&bend))), service);
     let mut connection = pin!(connection);
     loop {
         tokio::select! {
@@ -143,6 +230,9 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, lab: Arc<Lab>, mut control: 
                 if now.cuts != start.cuts {
                     return;
                 }
+                if now.mutes != start.mutes {
+                    bend.mute.store(true, Ordering::Release);
+                }
                 if now.drains != start.drains {
                     connection.as_mut().graceful_shutdown();
                 }
@@ -151,12 +241,28 @@ async fn serve(stream: TcpStream, tls: TlsAcceptor, lab: Arc<Lab>, mut control: 
     }
 }
 
-/// Pushes may not be larger than this in any of the services, with room to say so.
-const BODY: usize = 64 * 1024;
+/// After how many requests this connection says GOAWAY; takes one of those ordered.
+fn goaway_after(control: &Control) -> u32 {
+    let Some((requests, connections)) = &control.goaway else { return u32::MAX };
+    let left = |left: u64| left.checked_sub(1);
+    match connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, left) {
+        Ok(_) => *requests,
+        Err(_) => u32::MAX,
+    }
+}
 
-async fn handle(lab: Arc<Lab>, request: http::Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+const REBIND: Duration = Duration::from_millis(20);
+
+/// Pushes may not be larger than this in any of the services, with room to say so; a batch of a webhook may.
+const BODY: usize = 1024 * 1024;
+
+async fn handle(
+    lab: Arc<Lab>,
+    bend: Arc<Bend>,
+    request: http::Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, h2::Error> {
     let (parts, body) = request.into_parts();
-    let provider = provider_of(parts.uri.path());
+    let provider = provider_of(&parts.uri);
     let (answer, body) = match Limited::new(body, BODY).collect().await {
         Ok(body) => dispatch(&lab, &parts, body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
@@ -168,12 +274,21 @@ async fn handle(lab: Arc<Lab>, request: http::Request<Incoming>) -> Result<Respo
     if let Some(provider) = provider {
         account(&lab, provider, &parts, body, &answer);
     }
+    if !matches!(answer.fault, Some(Fault::Unauthenticated | Fault::Expired)) && parts.uri.path() != "/token" {
+        bend.lifted.store(true, Ordering::Release);
+    }
     if answer.hold > Duration::ZERO {
         tokio::time::sleep(answer.hold).await;
     }
-    if let (Some(provider), Some(accepted)) = (provider, answer.wake) {
-        let (token, wake, delay) = *accepted;
-        lab.state.deliver(provider, &token, wake, delay);
+    if let Some(provider) = provider {
+        for (token, wake, delay) in answer.wakes {
+            lab.state.deliver(provider, &token, wake, delay);
+        }
+    }
+    match answer.reset {
+        Some(Reset::Refused) => return Err(h2::Reason::REFUSED_STREAM.into()),
+        Some(Reset::Broken) => return Err(h2::Reason::CANCEL.into()),
+        None => {}
     }
     let mut response = Response::new(Full::new(answer.body));
     *response.status_mut() = answer.status;
@@ -190,28 +305,34 @@ fn dispatch(lab: &Lab, parts: &Parts, body: Bytes) -> (Answer, Bytes) {
     let answer = if path == "/token" {
         fcm::token(lab, parts, &body)
     } else {
-        match provider_of(path) {
-            Some(Provider::Apns) => apns::push(lab, parts, &body),
+        match provider_of(&parts.uri) {
+            Some(Provider::Apns) => apns::push(lab, Provider::Apns, parts, &body),
+            Some(Provider::ApnsSandbox) => apns::push(lab, Provider::ApnsSandbox, parts, &body),
             Some(Provider::Fcm) => fcm::push(lab, parts, &body),
             Some(Provider::WebPush) => webpush::push(lab, parts, &body),
+            Some(Provider::Webhook) => hook::push(lab, parts, &body),
             None => Answer::new(404, "NoSuchPath", Bytes::new()),
         }
     };
     (answer, body)
 }
 
-fn provider_of(path: &str) -> Option<Provider> {
-    match path {
+fn provider_of(uri: &http::Uri) -> Option<Provider> {
+    match uri.path() {
         "/token" => Some(Provider::Fcm),
-        _ if path.starts_with("/3/") => Some(Provider::Apns),
-        _ if path.starts_with("/v1/") => Some(Provider::Fcm),
-        _ if path.starts_with("/push/") => Some(Provider::WebPush),
+        "/hook" => Some(Provider::Webhook),
+        path if path.starts_with("/3/") => {
+            Some(if uri.host() == Some(names::APNS_SANDBOX_HOST) { Provider::ApnsSandbox } else { Provider::Apns })
+        }
+        path if path.starts_with("/v1/") => Some(Provider::Fcm),
+        path if path.starts_with("/push/") => Some(Provider::WebPush),
         _ => None,
     }
 }
 
 fn account(lab: &Lab, provider: Provider, parts: &Parts, body: Bytes, answer: &Answer) {
     let token_request = parts.uri.path() == "/token";
+    let accepted = answer.wakes.len() as u64;
     lab.state.count(provider, |counts| {
         match answer.fault {
             Some(Fault::Unauthenticated) => counts.unauthenticated += 1,
@@ -224,7 +345,8 @@ fn account(lab: &Lab, provider: Provider, parts: &Parts, body: Bytes, answer: &A
             counts.tokens_issued += u64::from(success);
         } else {
             counts.requests += 1;
-            counts.accepted += u64::from(success);
+            // A batch is as many pushes as were accepted of it.
+            counts.accepted += if provider == Provider::Webhook { accepted } else { u64::from(success) };
         }
     });
     if lab.config.log_requests && !token_request {

@@ -87,11 +87,15 @@ struct Inner {
     by_prid: HashMap<Box<str>, DeviceId>,
     /// Token as the provider sees it: APNs hex, FCM token, Web Push path.
     by_token: HashMap<(Provider, Box<str>), (DeviceId, Service)>,
-    counts: [Counts; 3],
+    counts: [Counts; Provider::ALL.len()],
     wakes_lost: u64,
     log: VecDeque<LabRequest>,
     access_tokens: HashMap<[u8; 32], Instant>,
-    seen: [HashSet<[u8; 32]>; 3],
+    seen: [HashSet<[u8; 32]>; Provider::ALL.len()],
+    /// What befalls the next so many pushes of a provider, whatever their device's verdict.
+    next: HashMap<Provider, (Verdict, u32)>,
+    /// The VAPID key that each Web Push subscription was made under, by path.
+    subscriptions: HashMap<Box<str>, Box<str>>,
     revoked: HashSet<[u8; 32]>,
 }
 
@@ -145,7 +149,26 @@ impl State {
         let Some((id, _)) = inner.by_token.get(&(provider, token.into())).copied() else { return Delivery::Unknown };
         let Some(entry) = inner.devices.get_mut(&id) else { return Delivery::Unknown };
         entry.pushed += 1;
-        Delivery::Verdict(entry.verdict.clone())
+        let verdict = entry.verdict.clone();
+        let Some((next, left)) = inner.next.get_mut(&provider).filter(|(_, left)| *left > 0) else {
+            return Delivery::Verdict(verdict);
+        };
+        *left -= 1;
+        Delivery::Verdict(next.clone())
+    }
+
+    /// The next `times` pushes of `provider` meet with `verdict`.
+    pub(super) fn set_next(&self, provider: Provider, verdict: Verdict, times: u32) {
+        self.inner.lock().next.insert(provider, (verdict, times));
+    }
+
+    /// Remembers the VAPID key a subscription was made under.
+    pub(super) fn subscribe(&self, path: &str, key: String) {
+        self.inner.lock().subscriptions.insert(path.into(), key.into());
+    }
+
+    pub(super) fn subscribed_under(&self, path: &str) -> Option<String> {
+        self.inner.lock().subscriptions.get(path).map(|key| key.to_string())
     }
 
     /// Counts an accepted push and hands the wake-up over, at once or after `delay`; `None` keeps it forever.

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Lab;
 use super::device::{Provider, Service, Verdict, Wake, random_hex};
 use super::jwt::{Algorithm, Jwt};
-use super::server::{Answer, Fault, plain_headers, single};
+use super::server::{Answer, Fault, Reset, plain_headers, single};
 use super::state::{Delivery, unix_seconds};
 
 /// `exp` may not be further ahead than this (RFC 8292 §2).
@@ -36,6 +36,10 @@ fn try_push(lab: &Lab, parts: &Parts, body: &Bytes) -> Result<Answer, Answer> {
     authenticate(lab, parts)?;
     let wake = check(lab, parts, body).map_err(|(status, why)| plain(status, why).fault(Fault::Malformed))?;
     let token = parts.uri.path_and_query().map_or("", |path| path.as_str()).to_owned();
+    // RFC 8292 §4.2: the subscription was made for one key.
+    if lab.state.subscribed_under(&token).is_some_and(|under| parts_key(parts) != Some(under)) {
+        return Err(plain(403, "KeyMismatch"));
+    }
     let created = if single(&parts.headers, "prefer") == Some("respond-async") { 202 } else { 201 };
     match lab.state.judge(Provider::WebPush, &token) {
         Delivery::Unknown => Err(plain(404, "NoSuchSubscription")),
@@ -48,7 +52,7 @@ fn answer(lab: &Lab, verdict: Verdict, created: u16, token: String, wake: Wake) 
         let location = format!("{}/message/{}", lab.endpoints.webpush, random_hex(12));
         let ttl = wake.ttl.unwrap_or_default().as_secs().to_string();
         let answer = plain(created, "").header("location", location).header("ttl", ttl);
-        Answer { wake: Some(Box::new((token, wake, delay))), hold, ..answer }
+        Answer { wakes: vec![(token, wake, delay)], hold, ..answer }
     };
     match verdict {
         Verdict::Accept => accept(Some(Duration::ZERO), Duration::ZERO),
@@ -63,12 +67,23 @@ fn answer(lab: &Lab, verdict: Verdict, created: u16, token: String, wake: Wake) 
         }
         Verdict::Throttle { retry_after: None } => plain(429, "TooMany"),
         Verdict::Unavailable => plain(503, "Unavailable"),
+        Verdict::Html(status) => Answer::html(status),
+        Verdict::Reset { processed: false } => Answer::reset(Reset::Refused),
+        Verdict::Reset { processed: true } => {
+            Answer { reset: Some(Reset::Broken), ..accept(Some(Duration::ZERO), Duration::ZERO) }
+        }
         Verdict::CredentialFault => plain(403, "BadVapid"),
+        Verdict::ExpiredCredential => plain(401, "Expired"),
     }
 }
 
 fn plain(status: u16, reason: &'static str) -> Answer {
     Answer::new(status, reason, reason.as_bytes().to_vec())
+}
+
+/// The `k` of the authorization, which [`authenticate`] has looked at.
+fn parts_key(parts: &Parts) -> Option<String> {
+    single(&parts.headers, "authorization")?.rsplit_once("k=").map(|(_, key)| key.trim().to_owned())
 }
 
 /// RFC 8292 §2 to §4: 401 where nothing is offered, 403 where what is offered does not hold.
@@ -90,7 +105,7 @@ fn authenticate(lab: &Lab, parts: &Parts) -> Result<(), Answer> {
     };
     let (token, key) = param("t").zip(param("k")).ok_or_else(|| bad("Params"))?;
     let key = URL_SAFE_NO_PAD.decode(key).map_err(|_| bad("Key"))?;
-    if key != lab.keys.vapid.public_key_raw() {
+    if !lab.keys.knows_vapid(&key) {
         return Err(bad("OtherKey"));
     }
     let jwt = Jwt::parse(token).ok_or_else(|| bad("Token"))?;

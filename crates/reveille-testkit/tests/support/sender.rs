@@ -89,14 +89,24 @@ impl Sender {
         headers: &[(&str, String)],
         body: impl Into<Bytes>,
     ) -> Answer {
+        self.try_send(method, path, headers, body).await.unwrap()
+    }
+
+    async fn try_send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, String)],
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, hyper::Error> {
         let mut request = Request::builder().method(method).uri(format!("https://{}{path}", self.host));
         for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
             request = request.header(*name, value);
         }
         let request = request.body(Full::new(body.into())).unwrap();
-        self.connection.ready().await.unwrap();
-        let (parts, body) = self.connection.send_request(request).await.unwrap().into_parts();
-        Answer { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+        self.connection.ready().await?;
+        let (parts, body) = self.connection.send_request(request).await?.into_parts();
+        Ok(Answer { status: parts.status, headers: parts.headers, body: body.collect().await?.to_bytes() })
     }
 
     /// A right APNs provider token.
@@ -107,19 +117,29 @@ impl Sender {
     }
 
     /// A push to an APNs VoIP token, in order but for what `change` replaces.
-    pub(crate) async fn apns_voip(&mut self, token: &str, change: &[(&str, &str)]) -> Answer {
-        let mut headers = vec![
-            ("authorization", format!("bearer {}", self.apns_token())),
-            ("apns-topic", format!("{}.voip", self.files.apns_topic)),
-            ("apns-push-type", "voip".to_owned()),
-            ("apns-priority", "10".to_owned()),
-            ("apns-expiration", "0".to_owned()),
-        ];
+    pub(crate) async fn apns_voip(&mut self, token: &str, change: &[(&'static str, &str)]) -> Answer {
+        let mut headers = self.apns_headers();
         for (name, value) in change {
             headers.retain(|(have, _)| have != name);
             headers.push((name, (*value).to_owned()));
         }
         self.send(Method::POST, &format!("/3/device/{token}"), &headers, r#"{"aps":{}}"#).await
+    }
+
+    /// As [`Self::apns_voip`], where the connection may end under it.
+    pub(crate) async fn try_apns_voip(&mut self, token: &str) -> Result<Answer, hyper::Error> {
+        let headers = self.apns_headers();
+        self.try_send(Method::POST, &format!("/3/device/{token}"), &headers, r#"{"aps":{}}"#).await
+    }
+
+    fn apns_headers(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("authorization", format!("bearer {}", self.apns_token())),
+            ("apns-topic", format!("{}.voip", self.files.apns_topic)),
+            ("apns-push-type", "voip".to_owned()),
+            ("apns-priority", "10".to_owned()),
+            ("apns-expiration", "0".to_owned()),
+        ]
     }
 
     /// The service account file.

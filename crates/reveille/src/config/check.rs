@@ -136,7 +136,8 @@ fn is_on(raw: &Raw, role: &str) -> bool {
 
 /// Whether any push service is configured, well or badly.
 fn is_push_wanted(raw: &Raw) -> bool {
-    !raw.push.apns.is_empty() || !raw.push.fcm.is_empty() || raw.push.webpush.is_some()
+    let push = &raw.push;
+    !push.apns.is_empty() || !push.fcm.is_empty() || push.webpush.is_some() || !push.webhook.is_empty()
 }
 
 /// A host name (RFC 1123 labels) or an IP address, IPv6 with or without brackets; lower case.

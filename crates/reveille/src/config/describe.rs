@@ -100,8 +100,8 @@ values!(
 );
 
 impl<T: Describe + Default> Describe for BTreeMap<String, T> {
-    fn describe(&self, path: &str, _: &str, keys: &mut Vec<Key>) {
-        T::default().describe(&join(path, "NAME"), "", keys);
+    fn describe(&self, path: &str, meaning: &str, keys: &mut Vec<Key>) {
+        T::default().describe(&join(path, "NAME"), meaning, keys);
     }
 }
 

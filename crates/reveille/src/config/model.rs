@@ -229,12 +229,14 @@ pub struct Push {
     pub fcm: Vec<Fcm>,
     /// Web Push.
     pub webpush: Option<WebPush>,
+    /// Push services of the operator's own; no `pn-provider` twice.
+    pub webhooks: Vec<Webhook>,
 }
 
 impl Push {
     /// Whether any push service is configured.
     pub fn is_configured(&self) -> bool {
-        !self.apns.is_empty() || !self.fcm.is_empty() || self.webpush.is_some()
+        !self.apns.is_empty() || !self.fcm.is_empty() || self.webpush.is_some() || !self.webhooks.is_empty()
     }
 }
 
@@ -281,9 +283,13 @@ pub struct Fcm {
     pub aliases: Vec<String>,
     /// The service account, JSON.
     pub service_account_file: PathBuf,
+    /// Messages a minute at most (P-165).
+    pub messages_per_minute: u32,
+    /// The member of a message that names the device (P-168).
+    pub target_field: String,
     /// Instead of Google's address: `https://host[:port]`.
     pub endpoint: Option<String>,
-    /// Instead of the service account's own: an `https` URL.
+    /// Instead of Google's: an `https` URL.
     pub token_endpoint: Option<String>,
     /// Instead of the system's authorities.
     pub ca_file: Option<PathBuf>,
@@ -294,6 +300,12 @@ pub struct Fcm {
 pub struct WebPush {
     /// The VAPID key, PEM.
     pub vapid_key_file: PathBuf,
+    /// VAPID keys of before, newest first (P-132).
+    pub former_vapid_key_files: Vec<PathBuf>,
+    /// Keys of subscriptions that get an encrypted payload (P-137).
+    pub payload_keys_file: Option<PathBuf>,
+    /// Whether pushes for requests that are no calls are urgent as well (P-129).
+    pub urgent_requests: bool,
     /// `mailto:` or `https:` contact.
     pub subject: String,
     /// The services that may be called; at least one (P-138).
@@ -302,6 +314,29 @@ pub struct WebPush {
     pub allow_addresses: Vec<IpNet>,
     /// Instead of the system's authorities.
     pub ca_file: Option<PathBuf>,
+}
+
+/// One push service behind a webhook.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Its name in the configuration, for logs and metrics.
+    pub name: String,
+    /// Its `pn-provider`, in lower case.
+    pub provider: String,
+    /// An `https` URL.
+    pub url: String,
+    /// Values of `pn-param` that are served; `*` is any (P-118).
+    pub params: Vec<String>,
+    /// The HMAC key, 32 octets of text or more.
+    pub key_file: PathBuf,
+    /// Instead of the system's authorities.
+    pub ca_file: Option<PathBuf>,
+    /// Wake requests in one batch; at least 1.
+    pub batch: usize,
+    /// How long a push that is no call may wait for company.
+    pub batch_time: Duration,
+    /// Headers to send along.
+    pub headers: Vec<(String, String)>,
 }
 
 /// An entry of the allow-list of Web Push services; written `host`, `host:port` or `*.host`.

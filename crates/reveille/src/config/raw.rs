@@ -46,7 +46,7 @@ section! {
         roles: Vec<String> = vec!["edge".to_owned(), "home".to_owned()],
         /// The folder for what must survive a restart. Made if missing.
         data_dir: PathBuf = PathBuf::from("/var/lib/reveille"),
-        /// How long calls and waiting requests get to finish after SIGTERM.
+        /// How long requests in hand, calls that ring or wait among them, get to finish after SIGTERM: half of it for giving shards away, the rest for connections. Who still waits then is told 503.
         drain_timeout: Span = Span::secs(30),
         /// Proxy workers; 0 means one per processor core.
         workers: usize = 0,
@@ -246,6 +246,8 @@ section! {
         fcm: BTreeMap<String, Fcm> = BTreeMap::new(),
         /// Web Push.
         webpush: Option<WebPush> = None,
+        /// Push services of your own, by name.
+        webhook: BTreeMap<String, Webhook> = BTreeMap::new(),
     }
 }
 
@@ -282,7 +284,11 @@ section! {
         service_account_file: Option<PathBuf> = None,
         /// Another address for the service, as `https://host:port`; by default Google's.
         endpoint: Option<String> = None,
-        /// Another address for OAuth 2 tokens, as `https://host:port/path`; by default the service account's.
+        /// Messages a minute at most, below the project's quota, which is 600000 unless Google says otherwise.
+        messages_per_minute: u32 = 540_000,
+        /// The member of a message that names the device: `token`, or `fid` where phones send Firebase installation ids.
+        target_field: String = "token".to_owned(),
+        /// Another address for OAuth 2 tokens, as `https://host:port/path`; by default Google's. The service account's own is never used.
         token_endpoint: Option<String> = None,
         /// Authorities to trust for this service, PEM; by default the system's.
         ca_file: Option<PathBuf> = None,
@@ -294,6 +300,12 @@ section! {
     WebPush {
         /// The VAPID key: a P-256 private key, PEM. Required. Read again on SIGHUP.
         vapid_key_file: Option<PathBuf> = None,
+        /// VAPID keys of before, newest first: subscriptions made under them are signed for with them until the phone makes new ones. Read again on SIGHUP.
+        former_vapid_key_files: Vec<PathBuf> = Vec::new(),
+        /// Keys of subscriptions that want an encrypted payload, a JSON file: push URL to `p256dh` and `auth` as browsers give them. All others get an empty push. Read again on SIGHUP.
+        payload_keys_file: Option<PathBuf> = None,
+        /// Whether a waiting request that is no call, such as MESSAGE, is as urgent to push services as a call.
+        urgent_requests: bool = false,
         /// How push services reach you: a `mailto:` or `https:` URI. Required.
         subject: String = String::new(),
         /// Push services that may be called: `host`, `host:port` or `*.host`.
@@ -304,6 +316,28 @@ section! {
         allow_addresses: Vec<IpNet> = Vec::new(),
         /// Authorities to trust for these services, PEM; by default the system's.
         ca_file: Option<PathBuf> = None,
+    }
+}
+
+section! {
+    /// `[push.webhook.NAME]`
+    Webhook {
+        /// Where wake requests are posted, in batches, as `https://host:port/path`. Required.
+        url: Option<String> = None,
+        /// What phones call the service in `pn-provider`: up to 32 letters, digits, dots and hyphens; by default `NAME`.
+        provider: Option<String> = None,
+        /// Values of `pn-param` that are served; `*` is any. Where there are none, phones must send none.
+        params: Vec<String> = Vec::new(),
+        /// The key that requests are signed with (HMAC-SHA256), at least 32 octets of text. Required. Read again on SIGHUP.
+        key_file: Option<PathBuf> = None,
+        /// Authorities to trust for this service, PEM; by default the system's.
+        ca_file: Option<PathBuf> = None,
+        /// Wake requests in one batch at most.
+        batch: usize = 100,
+        /// How long a push that is no call may wait for company; a call waits for nothing.
+        batch_time: Span = Span::millis(5),
+        /// A header to send along. Not for secrets, which stand in files.
+        headers: BTreeMap<String, String> = BTreeMap::new(),
     }
 }
 

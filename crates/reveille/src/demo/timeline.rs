@@ -132,8 +132,10 @@ fn describe(step: &Step) -> (String, Option<Duration>) {
 fn provider_name(provider: Provider) -> &'static str {
     match provider {
         Provider::Apns => "APNs",
+        Provider::ApnsSandbox => "APNs sandbox",
         Provider::Fcm => "FCM",
         Provider::WebPush => "Web Push",
+        Provider::Webhook => "webhook",
     }
 }
 

@@ -8,7 +8,7 @@ use reveille_edge::{
     ClusterTls, EdgeSettings, LimitsSettings, ListenerSettings, OutboundSettings, TicketKeys, TimeoutSettings,
     TokenRing,
 };
-use reveille_pns::{ApnsSettings, FcmSettings, WebPushSettings};
+use reveille_pns::{ApnsSettings, FcmSettings, WebPushSettings, WebhookSettings};
 use reveille_proxy::{
     auth::{self, DigestConfig},
     ingress,
@@ -174,6 +174,9 @@ pub(super) fn push(config: &Config) -> anyhow::Result<reveille_pns::Settings> {
     let mut settings = reveille_pns::Settings {
         webpush: push.webpush.as_ref().map(|webpush| WebPushSettings {
             vapid_key_file: webpush.vapid_key_file.clone(),
+            former_vapid_key_files: webpush.former_vapid_key_files.clone(),
+            payload_keys_file: webpush.payload_keys_file.clone(),
+            urgent_requests: webpush.urgent_requests,
             subject: webpush.subject.clone(),
             allow_hosts: webpush.allow_hosts.iter().map(ToString::to_string).collect(),
             allow_addresses: webpush.allow_addresses.clone(),
@@ -201,9 +204,25 @@ pub(super) fn push(config: &Config) -> anyhow::Result<reveille_pns::Settings> {
             project: fcm.project.clone(),
             aliases: fcm.aliases.clone(),
             service_account_file: fcm.service_account_file.clone(),
+            messages_per_minute: fcm.messages_per_minute,
+            target_field: fcm.target_field.clone(),
             endpoint: url(format!("push.fcm.{}.endpoint", fcm.name), &fcm.endpoint)?,
             token_endpoint: url(format!("push.fcm.{}.token_endpoint", fcm.name), &fcm.token_endpoint)?,
             ca_file: fcm.ca_file.clone(),
+        });
+    }
+    for webhook in &push.webhooks {
+        let key = || format!("push.webhook.{}.url: not a URL", webhook.name);
+        settings.webhooks.push(WebhookSettings {
+            name: webhook.name.clone(),
+            provider: webhook.provider.clone(),
+            url: webhook.url.parse().with_context(key)?,
+            params: webhook.params.clone(),
+            key_file: webhook.key_file.clone(),
+            ca_file: webhook.ca_file.clone(),
+            batch: webhook.batch,
+            batch_time: webhook.batch_time,
+            headers: webhook.headers.clone(),
         });
     }
     Ok(settings)

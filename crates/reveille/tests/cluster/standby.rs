@@ -89,6 +89,11 @@ async fn kill(field: &mut Field, name: &str) -> (f64, f64) {
     (sum(field, read).await - reads, sum_line(field, warm).await - warmed)
 }
 
+/// No record was read, and every shard came warm. On a machine that is late with its leases one may go on to a third node.
+fn assert_taken_over(read: f64, warm: f64, shards: u64) {
+    assert!(read == 0.0 && warm >= shards as f64, "{read} records read, {warm} of {shards} shards warm");
+}
+
 /// One line of the metrics, over all nodes that run.
 async fn sum_line(field: &Field, line: &str) -> f64 {
     let mut sum = 0.0;
@@ -131,7 +136,7 @@ async fn a_followed_shard_is_taken_over_without_reading_a_record() {
     users.refresh(&field, rest[0]).await; // until the last moment
     let before = users.newest(&field).await;
     let (read, warm) = kill(&mut field, victim).await;
-    assert_eq!((read, warm), (0.0, shards as f64));
+    assert_taken_over(read, warm, shards);
     assert_eq!(users.newest(&field).await, before);
     assert_eq!(sum(&field, "reveille_redis_records_read_total").await - read, 0.0);
 
@@ -170,7 +175,7 @@ async fn a_standby_that_stood_still_catches_up() {
     let before = users.newest(&field).await;
     let shards = owned(&field, "n1").await;
     let (read, warm) = kill(&mut field, "n1").await;
-    assert_eq!((read, warm), (0.0, shards as f64));
+    assert_taken_over(read, warm, shards);
     assert_eq!(users.newest(&field).await, before);
 }
 
@@ -210,7 +215,7 @@ async fn whoever_becomes_second_follows() {
         let before = users.newest(&field).await;
         let shards = owned(&field, name).await;
         let (read, warmed) = kill(&mut field, name).await;
-        assert_eq!((read, warmed), (0.0, shards as f64), "{name}");
+        assert_taken_over(read, warmed, shards);
         assert_eq!(users.newest(&field).await, before, "{name}");
         if field.nodes.len() > 1 {
             warm(&field).await;

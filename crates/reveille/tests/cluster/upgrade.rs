@@ -91,7 +91,7 @@ async fn records_of_other_versions_survive_an_upgrade() {
     let nowhere = "127.0.0.1:1".parse().unwrap();
     let mut alice = field.lab.phone("alice", Provider::Apns, nowhere).unwrap().build();
     before.write("alice", version_1(&alice)).await;
-    let later = b"\x03 what this version cannot know".to_vec();
+    let later = b"\x04 what this version cannot know".to_vec();
     let user = (0..).map(|n| format!("u{n}")).find(|user| place(user).1 != place("alice").1).unwrap();
     before.write(&user, later.clone()).await;
     field.add("n1", r#"["edge", "home"]"#).await;

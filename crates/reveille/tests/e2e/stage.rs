@@ -32,7 +32,7 @@ pub(crate) async fn play(options: LabOptions, scenario: impl AsyncFnOnce(&mut St
     scenario(&mut stage).await;
     let pns = &stage.lab.pns;
     assert_eq!(pns.unauthenticated_total(), 0, "P-122: no push request leaves without a good credential");
-    for provider in [Provider::Apns, Provider::Fcm, Provider::WebPush] {
+    for provider in Provider::ALL {
         assert_eq!(pns.counts(provider).malformed, 0, "{provider:?}: a request was against the provider's rules");
     }
     if let Some(node) = stage.node.take() {

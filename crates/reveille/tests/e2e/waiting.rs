@@ -59,7 +59,7 @@ async fn other_device_does_not_release(stage: &mut Stage, provider: Provider) {
     let other_provider = match provider {
         Provider::Apns => Provider::Fcm,
         Provider::Fcm => Provider::WebPush,
-        Provider::WebPush => Provider::Apns,
+        _ => Provider::Apns,
     };
     let with_instance = |provider, number| device(stage.phone("bob", provider), number);
     let (mut phone, mut other) =

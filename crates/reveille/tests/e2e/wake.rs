@@ -34,6 +34,29 @@ async fn answered(stage: &mut Stage, provider: Provider) {
 }
 each_provider!(answered, LabOptions::default());
 
+/// P-021, P-052: a push service that nobody here knows, behind a webhook, wakes its phone just so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answered_by_webhook() {
+    let options = LabOptions { webhook: true, ..LabOptions::default() };
+    play(options, async |stage| answered(stage, Provider::Webhook).await).await;
+}
+
+/// P-134, P-156: its word that a token is gone counts like any other's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gone_by_webhook() {
+    let options = LabOptions { webhook: true, ..LabOptions::default() };
+    play(options, async |stage| {
+        let phone = stage.asleep("bob", Provider::Webhook).await;
+        stage.lab.pns.set_verdict(prid(&phone), Verdict::Gone { since: None });
+        let caller = stage.caller().await;
+        for _ in 0..2 {
+            unavailable_at_once(&caller, BOB).await;
+        }
+        assert_eq!(stage.lab.pns.pushed(prid(&phone)), 1, "a dead token is not pushed to again");
+    })
+    .await;
+}
+
 /// The same by a phone that plays by itself, several times over, as phones do all day.
 async fn again_and_again(stage: &mut Stage, provider: Provider) {
     let config = SleepyConfig { ending: Ending::SendBye, patience: SOON, ..SleepyConfig::default() };

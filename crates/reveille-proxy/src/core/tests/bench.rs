@@ -148,7 +148,7 @@ impl Flows for FakeFlows {
         Some(LocalAddress { transport: flow.transport(), host: "edge.test".into(), port: 5061 })
     }
     fn names_us(&self, host: &str, port: Option<u16>) -> bool {
-        host == "edge.test" && port.is_none_or(|p| p == 5061)
+        host == "edge.test" && port.is_none_or(|p| p == 5061) || host == "192.0.2.7" && port == Some(40_001)
     }
 }
 

@@ -2,11 +2,12 @@
 
 use reveille_registrar::{
     aor::Aor,
+    flow::NodeTag,
     shard::{BindingView, ContactsUpdate, HomeEvent, RegisterError, RegisterRequest, ShardInput, WorkerRef},
 };
 use reveille_sip::{header::HeaderId, message::Message};
 
-use super::bench::{Bench, settings, tls, udp};
+use super::bench::{Bench, between, message, settings, tls, udp};
 
 const PN: &str = "pn-provider=apns;pn-param=TEAMID0001.org.example.phone.voip;pn-prid=00112233445566778899aabbccddeeff";
 
@@ -109,6 +110,35 @@ fn contacts_that_are_refused() {
     ];
     for (what, text, status) in cases {
         assert_eq!(status_of(&text), status, "{what}");
+    }
+}
+
+/// S-114, S-232: who names us as his Contact is refused, but for a phone on our own host whose connection has a port that we use for
+/// another transport; a home believes the edge of where that connection comes from, and nobody else.
+#[test]
+fn s114_a_contact_that_names_us_is_refused_unless_it_is_where_the_phone_is() {
+    let contact = "Contact: <sip:alice@192.0.2.7:40001;transport=tls>";
+    let behind = |transport: &str, source: &str| {
+        let via = format!(
+            "Via: SIP/2.0/TLS edge.test:7000;branch=z9hG4bKe\nVia: SIP/2.0/{transport} 198.51.100.1:5070;{source}branch"
+        );
+        register("", contact).replace("Via: SIP/2.0/TLS 198.51.100.1:5070;branch", &via)
+    };
+    let node = between(NodeTag(0), NodeTag(1));
+    for (transport, source, is_taken) in [
+        ("TLS", "received=192.0.2.7;rport=40001;", true),
+        ("TLS", "received=192.0.2.7;rport=40002;", false),
+        ("TLS", "received=192.0.2.8;rport=40001;", false),
+        ("TLS", "", false),
+        ("UDP", "received=192.0.2.7;rport=40001;", false),
+    ] {
+        let mut bench = Bench::new();
+        bench.cluster(node, message(&behind(transport, source)));
+        let asked = bench.asked().iter().any(|asked| matches!(asked, ShardInput::Register(_)));
+        assert_eq!((asked, bench.statuses(node)), (is_taken, if is_taken { vec![] } else { vec![403] }), "{source}");
+        let (stranger, asked) = sent_by_peer(&behind(transport, source));
+        assert!(!asked.iter().any(|asked| matches!(asked, ShardInput::Register(_))), "a stranger may write anything");
+        assert_eq!(stranger.statuses(tls(1)), [403]);
     }
 }
 

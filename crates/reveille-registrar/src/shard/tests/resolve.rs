@@ -134,7 +134,7 @@ fn s131_flows_of_one_phone_are_tried_one_after_the_other() {
     assert_eq!(second.reg_id, Some(1));
     let next = NextRequest { wake: wake(waiter, second.key, &stage), tried: vec![first[0].key, second.key] };
     let fates = stage.tell(ShardInput::Next(Box::new(next))).fates();
-    assert_eq!(fates, [(waiter, Err(WakeFailure::NotConnected))]);
+    assert_eq!(fates, [(waiter, Err(WakeFailure::NotConnected))], "it is registered, and nowhere to be reached");
 }
 
 /// Within a dialog a binding is only a name for its phone: where that is the way to it, it is the answer.

@@ -34,7 +34,7 @@ fn what_a_later_version_added_is_kept() {
 #[test]
 fn a_record_of_a_later_version_is_left_alone() {
     let mut stage = Stage::new();
-    let later = Bytes::from_static(b"\x03whatever it may be");
+    let later = Bytes::from_static(b"\x04whatever it may be");
     stage.tell(ShardInput::Loaded(vec![(aor(), later)]));
     let turn = stage.tell(register(request(vec![phone("192.0.2.1", 1)], "one", 1)));
     assert_eq!(turn.registered(), Err(RegisterError::LaterVersion));

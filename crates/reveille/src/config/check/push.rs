@@ -11,6 +11,8 @@ use crate::config::{
     raw,
 };
 
+mod webhook;
+
 impl Checker {
     pub(super) fn push(&mut self, raw: &raw::Push) -> Option<Push> {
         let answers = [("reject", Unsupported::Reject), ("accept", Unsupported::Accept)];
@@ -18,6 +20,7 @@ impl Checker {
         let apns = self.all_apns(raw);
         let fcm = self.all_fcm(raw);
         let webpush = raw.webpush.as_ref().map(|raw| self.webpush(raw));
+        let webhooks = self.all_webhooks(raw);
         Some(Push {
             // P-067: the answer must be there before the caller gives up, or an upstream Timer C fires.
             call_wait: self.span("push.call_wait", raw.call_wait, SECOND, 150 * SECOND),
@@ -39,6 +42,7 @@ impl Checker {
                 Some(webpush) => Some(webpush?),
                 None => None,
             },
+            webhooks,
         })
     }
 
@@ -124,6 +128,10 @@ impl Checker {
                 self.fault(&format!("{at}.aliases[{index}]"), "must be letters, digits, dots, hyphens or underscores");
             }
         }
+        let per_minute = join(at, "messages_per_minute");
+        let messages_per_minute = self.number(&per_minute, raw.messages_per_minute, 1, 100_000_000);
+        let fields = [("token", "token"), ("fid", "fid")];
+        let target_field = self.choice(&join(at, "target_field"), &raw.target_field, &fields, &[]);
         let (service_account_file, account) = account?;
         let project = raw.project.clone().or(account.project_id);
         // The project becomes part of a request path.
@@ -137,6 +145,8 @@ impl Checker {
             project,
             aliases: raw.aliases.clone(),
             service_account_file,
+            messages_per_minute,
+            target_field: target_field?.to_owned(),
             endpoint,
             token_endpoint,
             ca_file,
@@ -164,6 +174,19 @@ impl Checker {
     fn webpush(&mut self, raw: &raw::WebPush) -> Option<WebPush> {
         let at = "push.webpush";
         let vapid_key_file = self.p256_key(&join(at, "vapid_key_file"), raw.vapid_key_file.as_deref());
+        let former = raw.former_vapid_key_files.iter().enumerate().map(|(index, path)| {
+            let key = format!("{at}.former_vapid_key_files[{index}]");
+            self.p256_key(&key, Some(path))
+        });
+        let former = former.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>();
+        let payload = raw.payload_keys_file.as_deref();
+        let payload_keys_file = payload.and_then(|path| self.payload_keys(&join(at, "payload_keys_file"), path));
+        if raw.former_vapid_key_files.len() > 3 {
+            self.fault(
+                &join(at, "former_vapid_key_files"),
+                "at most three: each costs old subscriptions a refused request",
+            );
+        }
         if !(raw.subject.starts_with("mailto:") || raw.subject.starts_with("https://")) {
             self.fault(&join(at, "subject"), "is required: a mailto: or https: URI");
         }
@@ -185,7 +208,25 @@ impl Checker {
         }
         let ca_file = self.authorities(&join(at, "ca_file"), raw.ca_file.as_deref());
         let (subject, allow_addresses) = (raw.subject.clone(), raw.allow_addresses.clone());
-        Some(WebPush { vapid_key_file: vapid_key_file?, subject, allow_hosts, allow_addresses, ca_file })
+        Some(WebPush {
+            vapid_key_file: vapid_key_file?,
+            former_vapid_key_files: former?,
+            payload_keys_file,
+            urgent_requests: raw.urgent_requests,
+            subject,
+            allow_hosts,
+            allow_addresses,
+            ca_file,
+        })
+    }
+
+    /// The keys themselves are looked at where they are used.
+    fn payload_keys(&mut self, key: &str, path: &Path) -> Option<std::path::PathBuf> {
+        let (path, content) = self.secret_file(key, Some(path))?;
+        if serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&content).is_err() {
+            self.fault(key, format!("{} is no JSON object", path.display()));
+        }
+        Some(path)
     }
 
     fn name(&mut self, at: &str, name: &str) {

@@ -4,10 +4,8 @@
 //! asking again. So a backlog of a million costs each of them one visit more, not one in every second that it waits.
 
 use std::{
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,11 +14,10 @@ use reveille_push::Provider;
 /// See the module.
 #[derive(Debug)]
 pub struct Pace {
-    /// Nanoseconds from one place to the next.
-    interval: u64,
-    base: OnceLock<Instant>,
-    /// When the next place is free, in nanoseconds from `base`; for each of [`Provider::ALL`].
-    free: [AtomicU64; Provider::ALL.len()],
+    /// From one place to the next.
+    interval: Duration,
+    /// When the next place is free. As many entries as push services are configured: others are not asked for a push.
+    free: Mutex<HashMap<Provider, Instant>>,
 }
 
 /// So much may be taken ahead of its time: what waits for less is not put off.
@@ -29,27 +26,21 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 impl Pace {
     /// A pace of `per_second` pushes to each push service; at least one.
     pub fn new(per_second: u32) -> Self {
-        let interval = 1_000_000_000 / u64::from(per_second.max(1));
-        Self { interval, base: OnceLock::new(), free: std::array::from_fn(|_| AtomicU64::new(0)) }
+        Self { interval: Duration::from_secs(1) / per_second.max(1), free: Mutex::default() }
     }
 
     /// Takes a place: how long to wait for it, zero for "at once". `None`, and nothing taken, where there is none within `patience`.
     pub fn reserve(&self, provider: Provider, now: Instant, patience: Duration) -> Option<Duration> {
-        let base = *self.base.get_or_init(|| now);
-        let cell = Provider::ALL.iter().position(|known| *known == provider).and_then(|at| self.free.get(at))?;
-        let now = nanos(now.saturating_duration_since(base));
-        let latest = now.saturating_add(nanos(patience));
-        let taken = cell.fetch_update(Ordering::AcqRel, Ordering::Acquire, |free| {
-            let place = free.max(now);
-            (place < latest).then(|| place.saturating_add(self.interval))
-        });
-        let wait = Duration::from_nanos(taken.ok()?.saturating_sub(now));
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = free.entry(provider).or_insert(now);
+        let place = (*next).max(now);
+        let wait = place.saturating_duration_since(now);
+        if wait >= patience {
+            return None;
+        }
+        *next = place.checked_add(self.interval)?;
         Some(if wait < AT_ONCE { Duration::ZERO } else { wait })
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

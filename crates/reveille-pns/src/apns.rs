@@ -72,6 +72,17 @@ impl Apns {
     fn address<'a>(target: &'a PushTarget, class: PushClass) -> Option<ApnsAddress<'a>> {
         apns_param::address(&target.param, target.prid.expose(), class).ok().flatten()
     }
+
+    /// The token that wakes for this class, and its topic. P-151: a voip token is for calls alone; P-098: and for refreshes, where the
+    /// operator says so.
+    fn waking<'a>(&self, target: &'a PushTarget, class: PushClass) -> Option<ApnsAddress<'a>> {
+        let voip = || Self::address(target, PushClass::Call).filter(|_| self.is_voip_refresh(class));
+        Self::address(target, class).or_else(voip)
+    }
+
+    fn is_voip_refresh(&self, class: PushClass) -> bool {
+        self.settings.voip_refresh && class == PushClass::Refresh
+    }
 }
 
 fn load(settings: &ApnsSettings, is_shared: bool) -> Result<ProviderTokens, SettingsError> {
@@ -107,7 +118,7 @@ impl Provider for Apns {
     }
 
     fn can_wake(&self, target: &PushTarget, class: PushClass) -> bool {
-        target.can_wake(class)
+        target.can_wake(class) || self.is_voip_refresh(class)
     }
 
     fn ready(&self, _: SystemTime) -> bool {
@@ -138,8 +149,8 @@ impl Provider for Apns {
     }
 
     fn request(&self, push: &Push<'_>, auth: &Authorization) -> Result<Request<Full<Bytes>>, Classified> {
-        // P-151: a voip-only target cannot be woken for anything but a call.
-        let address = Self::address(push.target, push.class)
+        let address = self
+            .waking(push.target, push.class)
             .ok_or_else(|| Classified::done(Outcome::Refused, "no_token_for_class"))?;
         request::build(&self.authority, push, &address, auth, &self.opaque)
             .ok_or_else(|| Classified::bug("unbuildable"))
@@ -151,7 +162,7 @@ impl Provider for Apns {
 
     fn repeatable(&self, class: PushClass) -> bool {
         // P-150, P-151: a call may ring once; the others have a collapse id.
-        class != PushClass::Call
+        class != PushClass::Call && !self.is_voip_refresh(class)
     }
 
     fn maintain(&self, now: SystemTime) -> BoxFuture<'_, ()> {

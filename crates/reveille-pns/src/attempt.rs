@@ -73,6 +73,7 @@ async fn drive(
             class: job.class,
             ttl: job.ttl(clock::now()),
             attempt: job.attempts.saturating_add(u32::try_from(dead.len()).unwrap_or(u32::MAX)),
+            repeat: job.attempts,
             refusals,
             id: job.correlation,
             now: wall_now(),

@@ -105,6 +105,8 @@ pub(crate) struct Push<'a> {
     pub(crate) ttl: Duration,
     /// Attempts that were made before this one.
     pub(crate) attempt: u32,
+    /// Attempts and pushes before this one that came to nothing, other addresses of the same host not counted (P-129).
+    pub(crate) repeat: u32,
     /// How often the credential was refused within this attempt.
     pub(crate) refusals: u32,
     /// The random number of the job.

@@ -21,7 +21,7 @@ pub(crate) struct Job {
     /// When the push service may forget the push.
     pub(crate) keep_until: Instant,
     pub(crate) ticket: Ticket,
-    /// Attempts made so far.
+    /// Attempts made so far, those of earlier pushes to the same end included.
     pub(crate) attempts: u32,
     /// Whether a stream the peer did not process was repeated already (P-150).
     pub(crate) replayed: bool,
@@ -30,9 +30,9 @@ pub(crate) struct Job {
 
 impl Job {
     pub(crate) fn new(job: PushJob, now: Instant) -> Self {
-        let PushJob { id, target, class, deadline, ttl, ticket, reply, correlation } = job;
+        let PushJob { id, target, class, deadline, ttl, repeat, ticket, reply, correlation } = job;
         let keep_until = now.checked_add(ttl).unwrap_or(now + LONGEST_TTL).min(now + LONGEST_TTL);
-        let (attempts, replayed, reply) = (0, false, Some(reply));
+        let (attempts, replayed, reply) = (repeat, false, Some(reply));
         Self { id, correlation, target, class, deadline, keep_until, ticket, attempts, replayed, reply }
     }
 
@@ -45,6 +45,7 @@ impl Job {
             class: self.class,
             deadline: self.deadline,
             ttl: self.ttl(now),
+            repeat: self.attempts,
             ticket: self.ticket.clone(),
             reply,
             correlation: self.correlation,

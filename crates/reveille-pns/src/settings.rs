@@ -35,6 +35,8 @@ pub struct ApnsSettings {
     pub topics: Vec<String>,
     /// Whether this is the sandbox, `pn-provider=apns.dev` (P-014).
     pub sandbox: bool,
+    /// Whether a phone whose only token is a `voip` one gets refresh pushes over it (P-098).
+    pub voip_refresh: bool,
     /// In place of Apple's host.
     pub endpoint: Option<Url>,
     /// In place of the system's roots.

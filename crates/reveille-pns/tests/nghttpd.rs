@@ -76,6 +76,7 @@ impl Nghttpd {
             key_file: files.path("key.p8"),
             topics: vec!["org.example.phone".to_owned()],
             sandbox: false,
+            voip_refresh: false,
             endpoint: Some(format!("https://{HOST}:{}", self.port).parse().unwrap()),
             ca_file: Some(self.dir.path().join("ca.pem")),
         };

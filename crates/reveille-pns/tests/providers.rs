@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use reveille_pns::Settings;
+use reveille_pns::{ApnsSettings, Settings};
 use reveille_push::{Outcome, Provider, PushClass, PushServices, PushTarget, Ticket, Unsupported};
 use support::{Files, Server, answer, apns, apns_target, fcm, fcm_target, limits, node, webpush, webpush_target};
 
@@ -215,4 +215,37 @@ async fn a_withdrawn_push_never_leaves_p047() {
     let late = node.submit(&apns_target(TOKEN), PushClass::Call, Duration::ZERO, Ticket::new()).await.unwrap();
     assert_eq!(late, Outcome::Expired, "P-172");
     assert!(server.seen().is_empty());
+}
+
+/// P-098: where the operator says so, a phone that has a voip token alone is woken to refresh over it; nothing else changes.
+#[tokio::test]
+async fn a_voip_token_wakes_for_a_refresh_where_that_is_allowed_p098() {
+    let files = Files::new();
+    let server = Server::start(&files, |_| answer(200, "")).await;
+    let settings = ApnsSettings { voip_refresh: true, ..apns(&files, &server) };
+    let node = node(Settings { apns: vec![settings], ..Settings::default() }).await;
+    assert!(node.services.can_wake(&apns_target(TOKEN), PushClass::Refresh));
+    assert!(!node.services.can_wake(&apns_target(TOKEN), PushClass::Request));
+    assert_eq!(node.refresh(&apns_target(TOKEN), Duration::from_secs(400), 0).await, Outcome::Accepted);
+    let seen = server.seen();
+    let header = |name: &str| seen[0].header(name).to_owned();
+    assert_eq!((header("apns-topic"), header("apns-push-type")), ("org.example.phone.voip".into(), "voip".into()));
+    assert_eq!((header("apns-priority"), header("apns-expiration")), ("10".into(), "0".into()));
+}
+
+/// P-128, P-129: a refresh push is kept for the rest of the binding, whatever our own patience; the second is more urgent.
+#[tokio::test]
+async fn a_refresh_push_lasts_as_long_as_its_binding_p128_p129() {
+    let files = Files::new();
+    let server = Server::start(&files, |_| answer(201, "")).await;
+    let node = node(Settings { webpush: Some(webpush(&files, &server)), ..Settings::default() }).await;
+    for (repeat, rest) in [(0, 400), (1, 200)] {
+        let target = webpush_target(&server, "/p/asleep");
+        assert_eq!(node.refresh(&target, Duration::from_secs(rest), repeat).await, Outcome::Accepted);
+    }
+    let seen = server.seen();
+    let ttl = |at: usize| seen[at].header("ttl").parse::<u64>().unwrap();
+    assert!((392..=400).contains(&ttl(0)) && (192..=200).contains(&ttl(1)), "{} {}", ttl(0), ttl(1));
+    assert_eq!((seen[0].header("urgency"), seen[1].header("urgency")), ("low", "normal"));
+    assert_eq!(seen[0].header("topic"), seen[1].header("topic"), "the second takes the first one's place");
 }

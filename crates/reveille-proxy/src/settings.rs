@@ -54,6 +54,8 @@ pub struct RegistrationSettings {
     pub flow_timer: u32,
     /// `sip.pnsreg` for phones that can refresh by themselves (P-027), seconds; above 120.
     pub pnsreg: u32,
+    /// The least granted to a phone that can be woken for calls alone, and so not to refresh (P-098); 0 for as much as it asks.
+    pub voip_expires: u32,
 }
 
 /// How long requests wait, and for what.

@@ -74,6 +74,8 @@ pub struct PushJob {
     pub deadline: Instant,
     /// How long the push service may keep the push for a device it cannot reach.
     pub ttl: Duration,
+    /// Pushes of this kind that went before it to no effect; the next may be more urgent (P-129).
+    pub repeat: u32,
     /// Withdrawn when the push is no longer wanted.
     pub ticket: Ticket,
     /// Called once, with the final verdict.

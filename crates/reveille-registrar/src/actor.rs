@@ -31,7 +31,7 @@ use crate::{
     record::{BindingKey, Record},
     registrar::{HomeEvents, alarm::Alarm},
     replica::{Acks, Replica, StoreError, Write},
-    shard::{HomeEvent, Now, PushOrder, Shard, ShardConfig, ShardInput, ShardOutput},
+    shard::{HomeEvent, Now, Pace, PushOrder, Shard, ShardConfig, ShardInput, ShardOutput},
 };
 
 /// What a shard actor is told.
@@ -74,6 +74,8 @@ pub(crate) struct Node {
     pub(crate) events: Arc<dyn HomeEvents>,
     pub(crate) metrics: Metrics,
     pub(crate) config: ShardConfig,
+    /// Of refresh pushes.
+    pub(crate) pace: Arc<Pace>,
     /// The shard map: where each shard is now. Empty while one is down.
     pub(crate) map: Box<[ArcSwapOption<Gate<ShardMsg>>]>,
     /// Which shards are this node's. One that is not takes no requests.
@@ -203,7 +205,9 @@ impl Running {
         let number = self.tenures.fetch_add(1, Ordering::Relaxed);
         let config = ShardConfig { incarnation: number, ..self.node.config };
         let (services, flows) = (Arc::clone(&self.node.services), Arc::clone(&self.node.flows));
-        (number, Shard::new(config, services, flows, self.node.metrics.clone()))
+        let mut shard = Shard::new(config, services, flows, self.node.metrics.clone());
+        shard.share_pace(Arc::clone(&self.node.pace));
+        (number, shard)
     }
 
     /// The shard is this node's from now on, and filled while it serves.
@@ -356,14 +360,15 @@ impl Running {
     }
 
     fn push(&self, now: Now, order: PushOrder) {
-        let PushOrder { aor, key, push, target, class, deadline, ticket } = order;
+        let PushOrder { aor, key, push, target, class, deadline, keep_until, repeat, ticket } = order;
         let answer = Answer { node: Arc::downgrade(&self.node), shard: self.index, push, place: Some((aor, key)) };
         let job = PushJob {
             id: push,
             target,
             class,
             deadline,
-            ttl: deadline.saturating_duration_since(now.mono),
+            ttl: keep_until.saturating_duration_since(now.mono),
+            repeat,
             ticket,
             reply: Box::new(move |outcome| answer.give(outcome)),
             correlation: rand::random(),

@@ -24,6 +24,11 @@ pub struct Metrics {
     pub pushes_coalesced: IntCounter,
     /// `reveille_registrar_pushes_limited_total`: pushes not asked for, since the token had its share (P-116).
     pub pushes_limited: IntCounter,
+    /// `reveille_registrar_refreshes_total{event}`: refresh pushes by whether they were the first or the second of their period, were
+    /// put off or crowded out by the node's pace; and bindings so pushed that were renewed, lapsed, or ended otherwise (P-096, P-097).
+    pub refreshes: IntCounterVec,
+    /// `reveille_registrar_refreshing`: bindings whose refresh push was sent or put off and whose phone has not come.
+    pub refreshing: IntGauge,
     /// `reveille_registrar_dead_targets_total`: push targets dropped on the word of the push service (P-154).
     pub dead_targets: IntCounter,
     /// `reveille_wakeup_duration_seconds{outcome}`: from entering the bucket to leaving it.
@@ -70,6 +75,17 @@ impl Metrics {
                 registry,
                 "reveille_registrar_pushes_limited_total",
                 "Pushes refused because the token had its share.",
+            )?,
+            refreshes: counter_vec(
+                registry,
+                "reveille_registrar_refreshes_total",
+                "Refresh pushes, and what became of their bindings.",
+                &["event"],
+            )?,
+            refreshing: gauge(
+                registry,
+                "reveille_registrar_refreshing",
+                "Bindings whose phone was asked to refresh and has not come.",
             )?,
             dead_targets: counter(
                 registry,

@@ -50,11 +50,6 @@ impl Record {
         self.bindings.iter().filter(move |binding| binding.is_live(unix))
     }
 
-    /// When the first binding to expire does, in unix seconds.
-    pub fn first_expiry(&self) -> Option<u64> {
-        self.bindings.iter().map(|binding| binding.expires_at).min()
-    }
-
     /// The value for the store and for memory; see the module's codec for the form.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode(self)

@@ -31,7 +31,7 @@ use crate::{
     metrics::Metrics,
     record::Record,
     replica::Replica,
-    shard::{Amendment, HomeEvent, ShardConfig, ShardInput, WorkerRef},
+    shard::{Amendment, HomeEvent, Pace, ShardConfig, ShardInput, WorkerRef},
 };
 
 /// Hears what shards have to say to workers.
@@ -111,6 +111,7 @@ impl Registrar {
             events,
             metrics: config.metrics,
             config: config.shard,
+            pace: Arc::new(Pace::new(config.shard.refresh.per_second)),
             map: (0..shards).map(|_| ArcSwapOption::empty()).collect(),
             owned: (0..shards).map(|_| AtomicBool::new(!config.assigned)).collect(),
             assigned: config.assigned,

@@ -12,7 +12,9 @@ mod budget;
 mod commit;
 mod deferred;
 mod message;
+mod pace;
 mod redacted;
+mod refresh;
 mod register;
 mod requests;
 mod resolve;
@@ -34,11 +36,14 @@ pub use message::{
     Amendment, BindingView, ContactUpdate, ContactsUpdate, HomeEvent, NextRequest, Now, PushOrder, RegisterError,
     RegisterRequest, ResolveRequest, ShardInput, ShardOutput, Target, WakeRequest, WorkerRef,
 };
+pub use pace::Pace;
+pub use refresh::RefreshRules;
 
 use self::{
     bucket::{Active, Effect},
     budget::Budgets,
     deferred::Deferred,
+    refresh::Refreshes,
     register::Rules,
     resolve::{Judge, Way},
     spent::Notes,
@@ -62,6 +67,8 @@ pub struct ShardConfig {
     pub max_waiters: usize,
     /// Pushes per token (P-116).
     pub push_limits: PushLimits,
+    /// Pushes that renew bindings (P-092).
+    pub refresh: RefreshRules,
     /// A token known to be dead gets a binding without push instead of 555 (`push.unsupported = "accept"`, P-156).
     pub accept_dead_push: bool,
     /// Whether a refresh is answered from memory while the store is away, and written later; else it is refused.
@@ -77,6 +84,7 @@ impl Default for ShardConfig {
             awake_window: Duration::from_secs(30),
             max_waiters: 16,
             push_limits: PushLimits::default(),
+            refresh: RefreshRules::default(),
             accept_dead_push: false,
             defers: false,
             incarnation: 0,
@@ -99,6 +107,8 @@ pub struct Shard {
     deadlines: DeadlineQueue<Aor>,
     deferred: Deferred,
     budgets: Budgets,
+    refreshes: Refreshes,
+    pace: Arc<Pace>,
     notes: Notes,
     outputs: VecDeque<ShardOutput>,
     next_id: u64,
@@ -114,9 +124,10 @@ struct Counted {
     bytes: i64,
     waiters: i64,
     deferred: i64,
+    refreshing: i64,
 }
 
-/// Records visited in one turn for their expiry; more wait for the next.
+/// Records visited in one turn for what is due; more wait for the next.
 const VISITS_PER_TURN: usize = 256;
 
 impl Shard {
@@ -139,12 +150,19 @@ impl Shard {
             deadlines: DeadlineQueue::new(),
             deferred: Deferred::default(),
             budgets: Budgets::new(config.push_limits),
+            refreshes: Refreshes::default(),
+            pace: Arc::new(Pace::new(config.refresh.per_second)),
             notes: Notes::default(),
             outputs: VecDeque::new(),
             next_id: u64::from(config.incarnation) << 40,
             now: None,
             counted: Counted::default(),
         }
+    }
+
+    /// Keeps to a pace that other shards keep to as well.
+    pub fn share_pace(&mut self, pace: Arc<Pace>) {
+        self.pace = pace;
     }
 
     /// Takes in what happened.
@@ -175,7 +193,7 @@ impl Shard {
                 let _ = done.send(());
             }
             ShardInput::Amend(_) => {}
-            ShardInput::Loaded(records) => self.load(records),
+            ShardInput::Loaded(records) => self.load(now, records),
             ShardInput::NoteLeft => self.note_left(now),
             ShardInput::NoteFound { note, age } => self.note_found(now, &note, age),
         }
@@ -196,7 +214,7 @@ impl Shard {
         self.deadlines.next().into_iter().chain(visit).chain(self.deferred.poll_timeout()).min()
     }
 
-    /// Does what time asks for: Bucket Timers (P-066), expiries (S-116).
+    /// Does what time asks for: Bucket Timers (P-066), expiries (S-116), refresh pushes (P-093).
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = Some(now);
         while let Some(aor) = self.deadlines.pop_due(now.mono) {
@@ -391,7 +409,9 @@ impl Shard {
                     let (push, ticket) = (self.take_id(), Ticket::new());
                     active.pushed(key, push, class, deadline, ticket.clone());
                     self.in_flight.insert(push, fingerprint);
-                    let order = PushOrder { aor: aor.clone(), key, push, target, class, deadline, ticket };
+                    self.refreshes.outdone(aor, key);
+                    let (aor, keep_until, repeat) = (aor.clone(), deadline, 0);
+                    let order = PushOrder { aor, key, push, target, class, deadline, keep_until, repeat, ticket };
                     self.outputs.push_back(ShardOutput::Push(Box::new(order)));
                 }
             }
@@ -422,12 +442,14 @@ impl Shard {
             bindings: self.table.bindings() as i64,
             bytes: self.table.bytes() as i64,
             deferred: self.deferred.len() as i64,
+            refreshing: self.refreshes.len() as i64,
             ..self.counted
         };
         self.metrics.records.add(table.records - self.counted.records);
         self.metrics.bindings.add(table.bindings - self.counted.bindings);
         self.metrics.record_bytes.add(table.bytes - self.counted.bytes);
         self.metrics.deferred.add(table.deferred - self.counted.deferred);
+        self.metrics.refreshing.add(table.refreshing - self.counted.refreshing);
         self.counted = table;
     }
 }
@@ -440,6 +462,7 @@ impl Drop for Shard {
         self.metrics.record_bytes.sub(self.counted.bytes);
         self.metrics.waiters.sub(self.counted.waiters);
         self.metrics.deferred.sub(self.counted.deferred);
+        self.metrics.refreshing.sub(self.counted.refreshing);
     }
 }
 

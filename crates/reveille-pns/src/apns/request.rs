@@ -50,7 +50,8 @@ fn form(push: &Push<'_>, service: ApnsService, opaque: &Opaque) -> Form {
     let now = push.unix();
     let ttl = push.ttl.as_secs();
     match (push.class, service) {
-        (PushClass::Call, ApnsService::Voip) => Form {
+        // P-098: a refresh comes this way where the operator allows it, and iOS makes no difference.
+        (PushClass::Call | PushClass::Refresh, ApnsService::Voip) => Form {
             push_type: "voip",
             priority: "10",
             expiration: 0,
@@ -66,7 +67,7 @@ fn form(push: &Push<'_>, service: ApnsService, opaque: &Opaque) -> Form {
             Form { push_type: "alert", priority: "10", expiration: now + ttl.max(1), body: alert("New message") }
         }
         // P-146: background with priority 10 is an error.
-        (PushClass::Refresh, _) => Form {
+        (PushClass::Refresh, ApnsService::Remote) => Form {
             push_type: "background",
             priority: "5",
             expiration: now + ttl.max(1),
@@ -113,6 +114,7 @@ mod tests {
             class,
             ttl: Duration::from_secs(600),
             attempt: 0,
+            repeat: 0,
             refusals: 0,
             id: 7,
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(NOW),

@@ -167,6 +167,7 @@ impl Bench {
             class,
             deadline: now + Duration::from_secs(seconds),
             ttl: Duration::from_secs(seconds),
+            repeat: 0,
             ticket,
             reply: Box::new(move |outcome| {
                 let _ = reply.send(outcome);

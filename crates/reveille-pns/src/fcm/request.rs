@@ -65,8 +65,16 @@ mod tests {
             (PushClass::Refresh, 9_999_999, "NORMAL", "2419200s", "sip-reg"),
         ] {
             let ttl = Duration::from_secs(ttl);
-            let push =
-                Push { target: &target, class, ttl, attempt: 0, refusals: 0, id: 1, now: SystemTime::UNIX_EPOCH };
+            let push = Push {
+                target: &target,
+                class,
+                ttl,
+                attempt: 0,
+                repeat: 0,
+                refusals: 0,
+                id: 1,
+                now: SystemTime::UNIX_EPOCH,
+            };
             let request =
                 build("https://fcm.googleapis.com/v1/projects/p/messages:send", "token", &push, &auth, &Opaque::new());
             let (head, body) = request.unwrap().into_parts();
@@ -91,7 +99,8 @@ mod tests {
     async fn the_field_that_names_the_device_is_the_configurations_p168() {
         let target = PushTarget::new(Pns::Fcm, Some("acme-phone-prod"), "dQw4:APA91bF_x-0123456789").unwrap();
         let (ttl, now) = (Duration::from_secs(30), SystemTime::UNIX_EPOCH);
-        let push = Push { target: &target, class: PushClass::Call, ttl, attempt: 0, refusals: 0, id: 1, now };
+        let push =
+            Push { target: &target, class: PushClass::Call, ttl, attempt: 0, repeat: 0, refusals: 0, id: 1, now };
         let auth = Authorization::new("Bearer abc", 1).unwrap();
         let request = build("https://fcm.googleapis.com/v1/p", "fid", &push, &auth, &Opaque::new()).unwrap();
         let body = request.into_body().collect().await.unwrap().to_bytes();

@@ -29,6 +29,7 @@ impl Bench {
             class,
             deadline: self.now + Duration::from_secs(seconds),
             ttl: Duration::from_secs(seconds),
+            repeat: 0,
             ticket: Ticket::new(),
             reply: Box::new(move |outcome| verdicts.lock().unwrap().push((id, outcome))),
             correlation: id,

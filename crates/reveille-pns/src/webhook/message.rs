@@ -94,6 +94,7 @@ mod tests {
             class: PushClass::Call,
             ttl: Duration::from_secs(30),
             attempt: 0,
+            repeat: 0,
             refusals: 0,
             id: 0xabc,
             now: SystemTime::UNIX_EPOCH,

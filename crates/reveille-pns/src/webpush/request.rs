@@ -27,7 +27,7 @@ pub(super) fn build(
         PushClass::Call => push.ttl.min(LONGEST_CALL),
         PushClass::Dialog | PushClass::Request | PushClass::Refresh => push.ttl,
     };
-    let urgency = match (push.class, push.attempt) {
+    let urgency = match (push.class, push.repeat) {
         (PushClass::Call | PushClass::Dialog, _) => "high",
         (PushClass::Request, _) if urgent_requests => "high",
         (PushClass::Request, _) => "normal",

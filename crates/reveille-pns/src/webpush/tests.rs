@@ -51,7 +51,7 @@ fn target(url: &str) -> PushTarget {
 
 fn push(target: &PushTarget, class: PushClass, attempt: u32) -> Push<'_> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    Push { target, class, ttl: Duration::from_secs(600), attempt, refusals: 0, id: 1, now }
+    Push { target, class, ttl: Duration::from_secs(600), attempt, repeat: attempt, refusals: 0, id: 1, now }
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn apns(files: &LabFiles) -> ApnsSettings {
         key_file: files.apns_key_p8.clone(),
         topics: vec![files.apns_topic.clone()],
         sandbox: false,
+        voip_refresh: false,
         endpoint: Some(files.endpoints.apns.parse().unwrap()),
         ca_file: Some(files.ca_pem.clone()),
     }

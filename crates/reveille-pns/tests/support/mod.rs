@@ -201,6 +201,7 @@ pub fn apns(files: &Files, server: &Server) -> ApnsSettings {
         key_file: files.path("key.p8"),
         topics: vec!["org.example.phone".to_owned()],
         sandbox: false,
+        voip_refresh: false,
         endpoint: Some(server.url()),
         ca_file: Some(files.path("ca.pem")),
     }
@@ -265,13 +266,31 @@ impl Node {
         patience: Duration,
         ticket: Ticket,
     ) -> oneshot::Receiver<Outcome> {
+        self.submit_again(target, class, (patience, patience), 0, ticket)
+    }
+
+    /// The first refresh push of a binding that lasts for `rest`, or a later one.
+    pub async fn refresh(&self, target: &PushTarget, rest: Duration, repeat: u32) -> Outcome {
+        let times = (Duration::from_secs(8), rest);
+        self.submit_again(target, PushClass::Refresh, times, repeat, Ticket::new()).await.unwrap()
+    }
+
+    fn submit_again(
+        &self,
+        target: &PushTarget,
+        class: PushClass,
+        (patience, ttl): (Duration, Duration),
+        repeat: u32,
+        ticket: Ticket,
+    ) -> oneshot::Receiver<Outcome> {
         let (reply, verdict) = oneshot::channel();
         let job = PushJob {
             id: 1,
             target: target.clone(),
             class,
             deadline: clock::now() + patience,
-            ttl: patience,
+            ttl,
+            repeat,
             ticket,
             reply: Box::new(move |outcome| {
                 let _ = reply.send(outcome);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use reveille_push::{
-    Provider,
+    Provider, PushClass, PushTarget,
     caps::{Announcement, wants_pnsreg},
     target,
 };
@@ -210,6 +210,10 @@ impl Core {
         let expires = asked.min(limits.max_expires);
         let pnsreg = wants_pnsreg(contact.params.iter());
         let push = self.check_push(request, origin, contact, expires, announcements)?;
+        let expires = match &push {
+            Some(target) if !self.can_be_refreshed(target) => expires.max(limits.voip_expires), // P-098
+            _ => expires,
+        };
         let instance = contact.params.get_unquoted("+sip.instance").map(str::to_owned);
         let reg_id = match contact.params.get("reg-id").flatten() {
             None => None,
@@ -228,6 +232,12 @@ impl Core {
                 None => format!("{text};{name}"),
             });
         Ok(ContactUpdate { uri: contact.uri.to_owned(), params, q, expires, instance, reg_id, push, pnsreg })
+    }
+
+    /// Whether a phone can be woken to refresh.
+    fn can_be_refreshed(&self, target: &PushTarget) -> bool {
+        // The target itself knows, as a rule; the other question is what the operator has allowed beyond that.
+        target.can_wake(PushClass::Refresh) || self.shared.pushes.can_wake(target, PushClass::Refresh)
     }
 
     pub(super) fn begin_register(

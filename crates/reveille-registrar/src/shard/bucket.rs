@@ -265,6 +265,13 @@ impl Active {
         }
     }
 
+    /// Whether the phone of `binding` is being woken, or its REGISTER is on its way to the store.
+    pub(super) fn is_coming(&self, binding: &Binding) -> bool {
+        let device = binding.device();
+        self.pending.iter().any(|pending| pending.refreshes(binding.key, device))
+            || self.sleepers.iter().any(|sleeper| sleeper.device == device && !sleeper.done)
+    }
+
     /// Whether a request waits, or a push is under way, so that a REGISTER may mean something to somebody.
     pub(super) fn is_waited_for(&self) -> bool {
         !(self.sleepers.is_empty() && self.pushes.is_empty() && self.contexts.is_empty())

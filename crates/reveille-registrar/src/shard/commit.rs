@@ -63,8 +63,9 @@ impl Shard {
 
     /// A record is durable: it is what look-ups see from now on, the 200 leaves, and requests are released (P-058).
     fn commit(&mut self, now: Now, aor: &Aor, pending: Pending) {
-        match (&pending.value, pending.record.first_expiry()) {
-            (Some(value), Some(expiry)) => self.table.put(aor, value, expiry),
+        self.end_refreshes(now, aor, &pending.record);
+        match (&pending.value, self.next_due(aor, &pending.record)) {
+            (Some(value), Some(due)) => self.table.put(aor, value, due),
             _ => {
                 self.table.remove(aor);
             }
@@ -141,8 +142,9 @@ impl Shard {
         if let Some(mut record) = self.record(aor) {
             changed = change(&mut record);
             if changed {
-                match record.first_expiry() {
-                    Some(expiry) => self.table.put(aor, &record.encode(), expiry),
+                self.end_refreshes(now, aor, &record);
+                match self.next_due(aor, &record) {
+                    Some(due) => self.table.put(aor, &record.encode(), due),
                     None => {
                         self.table.remove(aor);
                     }
@@ -176,7 +178,7 @@ impl Shard {
         }
     }
 
-    /// The visit planned for a record's first expiry.
+    /// The visit planned for a record.
     pub(super) fn visit(&mut self, now: Now, aor: &Aor) {
         if self.is_later(aor) {
             return self.table.plan(aor, now.unix + LOOKS_AGAIN);
@@ -186,9 +188,10 @@ impl Shard {
             self.table.remove(aor);
             return;
         };
+        self.refresh_due(now, aor, &record);
         if record.bindings.iter().all(|binding| binding.is_live(now.unix)) {
-            if let Some(expiry) = record.first_expiry() {
-                self.table.plan(aor, expiry);
+            if let Some(due) = self.next_due(aor, &record) {
+                self.table.plan(aor, due);
             }
             return;
         }
@@ -201,15 +204,15 @@ impl Shard {
     }
 
     /// Takes records from the store. Expired bindings serve nobody from the start, and go at their visit, which is due.
-    pub(super) fn load(&mut self, records: Vec<(Aor, Bytes)>) {
+    pub(super) fn load(&mut self, now: Now, records: Vec<(Aor, Bytes)>) {
         for (aor, value) in records {
-            match Record::decode(&value).ok().and_then(|record| record.first_expiry()) {
-                Some(expiry) => self.table.put(&aor, &value, expiry),
+            match Record::decode(&value).ok().and_then(|record| self.first_due(now, &aor, &record)) {
+                Some(due) => self.table.put(&aor, &value, due),
                 // Kept so that nothing is written over it; when it ends, this version cannot know.
                 None if crate::record::is_later(&value) => {
                     self.metrics.unreadable.inc();
                     tracing::warn!(aor = %aor.redacted(), "a record of a later version is left alone, and its phones are served by later nodes only");
-                    self.table.put(&aor, &value, self.now.map_or(0, |now| now.unix) + LOOKS_AGAIN);
+                    self.table.put(&aor, &value, now.unix + LOOKS_AGAIN);
                 }
                 None => {
                     self.metrics.unreadable.inc();

@@ -276,8 +276,12 @@ pub struct PushOrder {
     pub target: PushTarget,
     /// What for.
     pub class: PushClass,
-    /// When nobody wants it any more.
+    /// When nobody wants it any more, or another takes its place.
     pub deadline: Instant,
+    /// How long the push service may keep it for a phone it cannot reach.
+    pub keep_until: Instant,
+    /// Pushes of this kind that went before it to no effect.
+    pub repeat: u32,
     /// Withdrawn by the shard when it is not wanted any more.
     pub ticket: Ticket,
 }

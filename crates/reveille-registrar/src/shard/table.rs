@@ -1,9 +1,12 @@
-//! Where a shard keeps its records: encoded, found by address-of-record, and visited again when one may have expired.
+//! Where a shard keeps its records: encoded, found by address-of-record, and visited again when something of it may be due.
 //!
-//! A record lies in one allocation, together with its address-of-record and the minute of its next visit; a slot number of
+//! A record lies in one allocation, together with its address-of-record and the second of its next visit; a slot number of
 //! four bytes stands for it in the hash table and in the timetable. Each record has one visit planned, whatever the number
 //! of its refreshes: a refresh that moves the expiry further out leaves the plan alone, and the visit then plans the next
 //! one. So nothing here costs more with more records.
+//!
+//! The timetable knows minutes, and seconds for those minutes alone that have begun: a place for each second of a week would
+//! cost more than the records it is for.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +18,10 @@ use crate::{aor::Aor, record};
 /// Not the hash that chose the shard: within a shard that one is no longer even.
 const SEED: u64 = 0x7265_7665_696c_6c65;
 
-/// Visit (minute, 4 bytes) and length of the address-of-record (4 bytes).
+/// Visit (unix second, 4 bytes) and length of the address-of-record (4 bytes).
 const HEAD: usize = 8;
 const UNPLANNED: u32 = u32::MAX;
+const MINUTE: u32 = 60;
 
 /// The records of a shard.
 #[derive(Default)]
@@ -27,6 +31,8 @@ pub(super) struct Table {
     index: HashTable<u32>,
     /// By minute since the Unix epoch: at most as many entries as the longest registration has minutes.
     visits: BTreeMap<u32, Vec<u32>>,
+    /// By unix second, in minutes that have begun.
+    near: BTreeMap<u32, Vec<u32>>,
     bytes: usize,
     bindings: u64,
 }
@@ -38,9 +44,9 @@ impl Table {
         Some(parts(self.slots.get(slot as usize)?.as_deref()?).2)
     }
 
-    /// Keeps a record. `first_expiry` is that of its bindings, in unix seconds.
-    pub(super) fn put(&mut self, aor: &Aor, value: &[u8], first_expiry: u64) {
-        let due = minute_after(first_expiry);
+    /// Keeps a record, to be visited at `due`, in unix seconds, at the latest.
+    pub(super) fn put(&mut self, aor: &Aor, value: &[u8], due: u64) {
+        let due = second(due);
         let found = self.find(aor.as_str());
         let planned =
             found.and_then(|slot| self.slots.get(slot as usize)?.as_deref()).map_or(UNPLANNED, |blob| parts(blob).0);
@@ -67,7 +73,7 @@ impl Table {
             *place = Some(blob);
         }
         if visit != planned {
-            self.visits.entry(visit).or_default().push(slot);
+            self.visits.entry(visit / MINUTE).or_default().push(slot);
         }
     }
 
@@ -91,11 +97,13 @@ impl Table {
     /// The records whose visit is due, at most `most`; each has to be given back to [`Table::put`], [`Table::plan`] or
     /// [`Table::remove`].
     pub(super) fn take_due(&mut self, unix: u64, most: usize) -> Vec<Aor> {
+        let now = second(unix);
+        self.open_minutes(now, most.saturating_mul(16));
         let mut due = Vec::new();
         while due.len() < most {
-            let Some(mut entry) = self.visits.first_entry() else { break };
-            let minute = *entry.key();
-            if u64::from(minute) * 60 > unix {
+            let Some(mut entry) = self.near.first_entry() else { break };
+            let at = *entry.key();
+            if at > now {
                 break;
             }
             let Some(slot) = entry.get_mut().pop() else {
@@ -104,7 +112,7 @@ impl Table {
             };
             let Some(blob) = self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut) else { continue };
             let (planned, name, _) = parts(blob);
-            if planned == minute {
+            if planned == at {
                 due.push(Aor::from_canonical(name));
                 set_visit(blob, UNPLANNED);
             }
@@ -112,20 +120,47 @@ impl Table {
         due
     }
 
-    /// Plans the next visit of a record that stays as it is.
-    pub(super) fn plan(&mut self, aor: &Aor, first_expiry: u64) {
-        let Some(slot) = self.find(aor.as_str()) else { return };
-        let Some(blob) = self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
-        let due = minute_after(first_expiry);
-        if due < parts(blob).0 {
-            set_visit(blob, due);
-            self.visits.entry(due).or_default().push(slot);
+    /// Moves what is planned in the minutes that have begun to its seconds; `most` of it, the rest next time.
+    fn open_minutes(&mut self, now: u32, most: usize) {
+        for _ in 0..most {
+            let Some(mut entry) = self.visits.first_entry().filter(|entry| *entry.key() <= now / MINUTE) else { break };
+            let minute = *entry.key();
+            let Some(slot) = entry.get_mut().pop() else {
+                entry.remove();
+                continue;
+            };
+            let Some(blob) = self.slots.get(slot as usize).and_then(Option::as_deref) else { continue };
+            let planned = parts(blob).0;
+            if planned / MINUTE == minute {
+                self.near.entry(planned).or_default().push(slot);
+            }
         }
     }
 
-    /// When the next visit is due, in unix seconds.
+    /// Plans the next visit of a record that stays as it is, at `due` in unix seconds.
+    pub(super) fn plan(&mut self, aor: &Aor, due: u64) {
+        let Some(slot) = self.find(aor.as_str()) else { return };
+        let Some(blob) = self.slots.get_mut(slot as usize).and_then(Option::as_deref_mut) else { return };
+        let due = second(due);
+        if due < parts(blob).0 {
+            set_visit(blob, due);
+            self.visits.entry(due / MINUTE).or_default().push(slot);
+        }
+    }
+
+    /// Drops the plan of a record that is about to be put again: what it was for is over, so it would be visited for nothing. To be
+    /// used for what happens now and then: the place in the timetable is kept until its minute.
+    pub(super) fn unplan(&mut self, aor: &Aor) {
+        let slot = self.find(aor.as_str());
+        if let Some(blob) = slot.and_then(|slot| self.slots.get_mut(slot as usize)).and_then(Option::as_deref_mut) {
+            set_visit(blob, UNPLANNED);
+        }
+    }
+
+    /// When [`Table::take_due`] has something to do, in unix seconds.
     pub(super) fn next_visit(&self) -> Option<u64> {
-        self.visits.first_key_value().map(|(&minute, _)| u64::from(minute) * 60)
+        let minute = self.visits.first_key_value().map(|(&minute, _)| u64::from(minute) * u64::from(MINUTE));
+        minute.into_iter().chain(self.near.first_key_value().map(|(&at, _)| u64::from(at))).min()
     }
 
     /// The number of records.
@@ -163,9 +198,8 @@ fn name_of(slots: &[Option<Box<[u8]>>], slot: u32) -> &str {
     slots.get(slot as usize).and_then(Option::as_deref).map_or("", |blob| parts(blob).1)
 }
 
-/// The first whole minute at which something that ends at `expiry` has ended.
-fn minute_after(expiry: u64) -> u32 {
-    u32::try_from(expiry.div_ceil(60)).unwrap_or(UNPLANNED - 1).min(UNPLANNED - 1)
+fn second(unix: u64) -> u32 {
+    u32::try_from(unix).unwrap_or(UNPLANNED - 1).min(UNPLANNED - 1)
 }
 
 fn blob(visit: u32, name: &str, value: &[u8]) -> Box<[u8]> {
@@ -238,6 +272,34 @@ mod tests {
         assert!(table.take_due(6_000, 10).is_empty());
         table.plan(&aor(1), 66_000);
         assert_eq!(table.next_visit(), Some(66_000));
+    }
+
+    /// A visit is due to the second, not to the minute, whether its minute had begun when it was planned or not.
+    #[test]
+    fn visits_come_at_their_second() {
+        let mut table = Table::default();
+        for (n, due) in [(1, 6_059), (2, 6_001), (3, 6_060)] {
+            table.put(&aor(n), &value(), due);
+        }
+        assert!(table.take_due(6_000, 10).is_empty());
+        assert_eq!(table.next_visit(), Some(6_001));
+        table.put(&aor(4), &value(), 6_030);
+        assert_eq!(table.take_due(6_001, 10), [aor(2)]);
+        assert!(table.take_due(6_029, 10).is_empty());
+        assert_eq!(table.take_due(6_030, 10), [aor(4)]);
+        assert!(table.take_due(6_058, 10).is_empty());
+        assert_eq!(table.take_due(6_060, 10), [aor(1), aor(3)]);
+        assert_eq!(table.next_visit(), None);
+    }
+
+    #[test]
+    fn a_plan_that_is_over_is_dropped() {
+        let mut table = Table::default();
+        table.put(&aor(1), &value(), 600);
+        table.unplan(&aor(1));
+        table.put(&aor(1), &value(), 6_000);
+        assert!(table.take_due(5_999, 10).is_empty());
+        assert_eq!(table.take_due(6_000, 10), [aor(1)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod deferred;
 mod notes;
 mod race;
+mod refresh;
 mod registration;
 mod resolve;
 mod stage;

@@ -213,6 +213,12 @@ pub struct Push {
     pub min_expires: Duration,
     /// `sip.pnsreg` (P-027).
     pub pnsreg: Duration,
+    /// Whether phones are woken to refresh (P-092).
+    pub refresh: bool,
+    /// Refresh pushes a second to each push service (P-097).
+    pub refresh_rate: u32,
+    /// The least granted to phones that get no refresh pushes (P-098); zero for as much as they ask.
+    pub voip_expires: Duration,
     /// Push contacts in one REGISTER (P-009).
     pub max_contacts: usize,
     /// Waiters per address-of-record (P-071).
@@ -260,6 +266,8 @@ pub struct Apns {
     pub topics: Vec<String>,
     /// Whether this is the sandbox (`apns.dev`, P-014).
     pub sandbox: bool,
+    /// Whether refresh pushes may go over a voip token (P-098).
+    pub voip_refresh: bool,
     /// Instead of Apple's address: `https://host[:port]`.
     pub endpoint: Option<String>,
     /// Instead of the system's authorities.

@@ -230,6 +230,12 @@ section! {
         min_expires: Span = Span::secs(600),
         /// The value of `sip.pnsreg` for phones that can refresh by themselves; above `120s`.
         pnsreg: Span = Span::secs(180),
+        /// Wakes phones to refresh before their registration ends. Off, a phone that sleeps through the end is lost until it comes by itself.
+        refresh: bool = true,
+        /// Refresh pushes in a second to each push service, of one node; what is more is put off. Calls are not counted and go first.
+        refresh_rate: u32 = 1_000,
+        /// The least that is granted to an iPhone which can be woken for calls alone (a `voip` token by itself), since it gets no refresh pushes; `0s` grants what it asks for.
+        voip_expires: Span = Span::secs(7 * 86_400),
         /// Push contacts in one REGISTER at most; more are answered with 403.
         max_contacts: usize = 4,
         /// Requests that may wait for wake-ups of one address-of-record; more get 480.
@@ -260,6 +266,8 @@ section! {
         topics: Vec<String> = Vec::new(),
         /// `production` (`pn-provider=apns`) or `sandbox` (`pn-provider=apns.dev`).
         environment: String = "production".to_owned(),
+        /// Sends refresh pushes over the `voip` token of a phone that has no other. Only for an app which reports a call for every push, as iOS demands.
+        voip_refresh: bool = false,
         /// Another address for the service, as `https://host:port`; by default Apple's for the environment.
         endpoint: Option<String> = None,
         /// Authorities to trust for this service, PEM; by default the system's.

@@ -14,7 +14,10 @@ use reveille_proxy::{
     ingress,
     settings::{RegistrationSettings, Settings, WakeSettings},
 };
-use reveille_registrar::{Aliases, NodeTag, RegistrarConfig, Transport as FlowTransport, shard::ShardConfig};
+use reveille_registrar::{
+    Aliases, NodeTag, RegistrarConfig, Transport as FlowTransport,
+    shard::{RefreshRules, ShardConfig},
+};
 use reveille_runtime::{RuntimeMetrics, supervise::Fatal};
 use reveille_sip::limits::Limits as SipLimits;
 use reveille_transaction::TimerConfig;
@@ -50,6 +53,7 @@ pub(super) fn proxy(config: &Config) -> Settings {
             header_pn_params: config.header_pn_params,
             flow_timer: seconds(registrar.flow_timer),
             pnsreg: seconds(push.pnsreg),
+            voip_expires: seconds(push.voip_expires),
         },
         wake: WakeSettings {
             call_wait: push.call_wait,
@@ -90,6 +94,7 @@ pub(super) fn registrar(
             max_bindings: config.registrar.max_bindings,
             awake_window: config.push.awake_window,
             max_waiters: config.push.waiters_per_aor,
+            refresh: RefreshRules { enabled: config.push.refresh, per_second: config.push.refresh_rate },
             defers: config.cluster.is_some(),
             accept_dead_push: config.push.unsupported == Unsupported::Accept,
             ..ShardConfig::default()
@@ -189,6 +194,7 @@ pub(super) fn push(config: &Config) -> anyhow::Result<reveille_pns::Settings> {
             key_file: apns.key_file.clone(),
             topics: apns.topics.clone(),
             sandbox: apns.sandbox,
+            voip_refresh: apns.voip_refresh,
             endpoint: url(format!("push.apns.{}.endpoint", apns.name), &apns.endpoint)?,
             ca_file: apns.ca_file.clone(),
         });

@@ -68,6 +68,7 @@ impl Home {
             key_file: files.apns_key_p8.clone(),
             topics: vec![files.apns_topic.clone()],
             sandbox: false,
+            voip_refresh: false,
             endpoint: Some(files.endpoints.apns.parse().unwrap()),
             ca_file: Some(files.ca_pem.clone()),
         };
@@ -87,6 +88,7 @@ impl Home {
             class: PushClass::Call,
             deadline: clock::now() + patience,
             ttl: patience,
+            repeat: 0,
             ticket: Ticket::new(),
             reply: Box::new(move |outcome| _ = reply.send(outcome)),
             correlation: 77,

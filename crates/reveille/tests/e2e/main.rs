@@ -11,6 +11,7 @@ mod dialogs;
 mod failures;
 mod flows;
 mod forking;
+mod refresh;
 mod registration;
 mod restart;
 mod rsip_peer;

@@ -97,6 +97,11 @@ impl Stage {
     pub(crate) async fn restart(&mut self) {
         let node = self.take_node();
         timeout(SOON, node.stop()).await.expect("the node stops");
+        self.start_again().await;
+    }
+
+    /// Starts a node on what an earlier one stored.
+    pub(crate) async fn start_again(&mut self) {
         self.node = Some(self.lab.start_node().await.expect("the node starts again"));
     }
 

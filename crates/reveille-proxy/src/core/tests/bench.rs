@@ -186,7 +186,7 @@ pub(super) struct FakePushes;
 impl PushServices for FakePushes {
     fn check(&self, target: &PushTarget) -> Result<(), Unsupported> {
         match target.provider {
-            Provider::Apns if &*target.param == "TEAMID0001.org.example.phone.voip" => Ok(()),
+            Provider::Apns if target.param.starts_with("TEAMID0001.org.example.phone.voip") => Ok(()),
             Provider::Apns => Err(Unsupported::App),
             _ => Err(Unsupported::Provider),
         }
@@ -227,6 +227,7 @@ pub(super) fn settings() -> Settings {
             header_pn_params: false,
             flow_timer: 120,
             pnsreg: 180,
+            voip_expires: 7 * 86_400,
         },
         wake: WakeSettings {
             call_wait: Duration::from_secs(30),

@@ -261,3 +261,18 @@ fn a_target_not_taken_on_is_not_announced() {
     bench.home(ask.reply, HomeEvent::Registered(Ok(vec![view(&format!("sip:alice@198.51.100.1;{PN}"), true)])));
     assert!(!bench.sent().remove(0).1.has(HeaderId::FeatureCaps));
 }
+
+/// P-098: a phone that can be woken for calls alone gets a long lifetime, since nobody wakes it to refresh; others get what they ask.
+#[test]
+fn p098_a_voip_token_by_itself_lives_long() {
+    let granted = |pn: &str| {
+        let wish = register("Expires: 3600\n", &format!("Contact: <sip:alice@198.51.100.1;{pn}>"));
+        updates(&accepted(&wish).1)[0].expires
+    };
+    assert_eq!(granted(PN), 7 * 86_400);
+    let both =
+        PN.replace(".voip;", ".voip&remote;").replace("eeff", "eeff:voip&99112233445566778899aabbccddeeff:remote");
+    assert_eq!(granted(&both), 3600);
+    let removal = register("Expires: 0\n", &format!("Contact: <sip:alice@198.51.100.1;{PN}>"));
+    assert_eq!(updates(&accepted(&removal).1)[0].expires, 0);
+}

@@ -29,6 +29,9 @@ impl Checker {
             flow_patience: self.span("push.flow_patience", raw.flow_patience, SECOND / 10, 30 * SECOND),
             min_expires: self.span("push.min_expires", raw.min_expires, 300 * SECOND, 30 * DAY),
             pnsreg: self.span("push.pnsreg", raw.pnsreg, 121 * SECOND, DAY),
+            refresh: raw.refresh,
+            refresh_rate: self.number("push.refresh_rate", raw.refresh_rate, 1, 1_000_000),
+            voip_expires: self.span("push.voip_expires", raw.voip_expires, Duration::ZERO, 30 * DAY),
             max_contacts: self.number("push.max_contacts", raw.max_contacts, 1, 100),
             waiters_per_aor: self.number("push.waiters_per_aor", raw.waiters_per_aor, 1, 10_000),
             queue: self.number("push.queue", raw.queue, 1, 10_000_000),
@@ -92,6 +95,7 @@ impl Checker {
             key_file: key_file?,
             topics: raw.topics.clone(),
             sandbox: sandbox?,
+            voip_refresh: raw.voip_refresh,
             endpoint,
             ca_file,
         })

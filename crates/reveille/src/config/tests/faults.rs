@@ -152,6 +152,8 @@ fn single_faults_are_told_by_their_key() {
         ("[push]\nrequest_wait = \"21s\"", "push.request_wait: must be between 1s and 20s, got 21s"),
         ("[push]\nmin_expires = \"299s\"", "push.min_expires: must be between 5m"),
         ("[push]\npnsreg = \"120s\"", "push.pnsreg: must be between 2m 1s"),
+        ("[push]\nrefresh_rate = 0", "push.refresh_rate: must be between 1 and 1000000, got 0"),
+        ("[push]\nvoip_expires = \"31d\"", "push.voip_expires: must be between 0s and 30days"),
         ("[push]\nunsupported = \"ignore\"", "push.unsupported: must be one of reject, accept, got \"ignore\""),
         ("[limits]\nmessage_size = 1000", "limits.message_size: must be between 65535"),
         ("[limits]\nretry_after_min = \"20s\"", "limits.retry_after_max: must not be below"),

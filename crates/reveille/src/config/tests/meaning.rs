@@ -19,6 +19,10 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.push.call_wait, Duration::from_secs(30));
     assert_eq!(config.push.request_wait, Duration::from_secs(10));
     assert_eq!(config.push.min_expires, Duration::from_secs(600));
+    // P-097, P-098.
+    assert!(config.push.refresh);
+    assert_eq!(config.push.refresh_rate, 1000);
+    assert_eq!(config.push.voip_expires, Duration::from_secs(7 * 86_400));
     assert!(!config.push.is_configured());
     assert_eq!(config.listeners[0].transport, Transport::Udp);
     assert_eq!(config.listeners[0].purpose, Purpose::Public);

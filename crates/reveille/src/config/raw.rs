@@ -346,7 +346,7 @@ section! {
 section! {
     /// `[compat]`
     Compat {
-        /// Whether push parameters count that a client writes behind the brackets of its Contact, among the header's parameters.
+        /// Whether push parameters count that a client writes behind the brackets of its Contact (`<sip:…>;pn-provider=…`), or in a Contact without brackets. RFC 8599 wants them within the URI. Off, such a phone is registered without push. Its token is kept from others either way.
         header_pn_params: bool = false,
     }
 }

@@ -1,5 +1,7 @@
 //! The table of flows: what the rest of the node may ask of connections, without touching one.
 
+mod link;
+
 use std::{
     net::SocketAddr,
     sync::{
@@ -21,6 +23,7 @@ use reveille_registrar::flow::{FlowProbe, FlowRef, Liveness, NodeTag, Transport}
 use reveille_sip::{limits::Limits, method::Method};
 use rustls::{ClientConfig, pki_types::ServerName};
 
+pub(crate) use self::link::{Link, Origin, Registration};
 use crate::{
     address::Addresses,
     datagram::DatagramSender,
@@ -90,83 +93,6 @@ impl Core {
     /// Whether limits per source and per flow apply.
     pub(crate) fn is_limited(&self, purpose: Purpose, remote: SocketAddr) -> bool {
         purpose == Purpose::Public && !self.admission.is_exempt(remote.ip())
-    }
-}
-
-/// One connection, as the table holds it.
-pub(crate) struct Link {
-    pub(crate) flow: FlowRef,
-    pub(crate) remote: SocketAddr,
-    pub(crate) purpose: Purpose,
-    pub(crate) queue: SendQueue,
-    /// The binding that last registered over it.
-    bound: ArcSwapOption<Bound>,
-    /// Whom its peer has proved to be.
-    trusted: ArcSwapOption<Trust>,
-    /// Whether its phone can be woken when it is silent.
-    wakeable: AtomicBool,
-    /// Our end; unknown while a connection is being made.
-    pub(crate) local: OnceLock<SocketAddr>,
-    id: u64,
-    /// The listener that accepted it; none if we dialled.
-    listener: Option<u16>,
-    destination: Option<Box<Destination>>,
-    /// Milliseconds since the table's base at which something was last heard.
-    last_heard: AtomicU64,
-}
-
-impl Link {
-    pub(crate) fn heard(&self, millis: u64) {
-        self.last_heard.store(millis, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_dialled(&self) -> bool {
-        self.listener.is_none()
-    }
-}
-
-impl Held for Link {
-    fn hold(&self) -> bool {
-        self.queue.hold()
-    }
-
-    fn release(&self, call: bool) {
-        self.queue.release(call);
-    }
-}
-
-/// How a link came to be.
-pub(crate) enum Origin {
-    Accepted { listener: u16, local: SocketAddr },
-    Dialled(Destination),
-}
-
-/// A link's place in the table, held by the connection's task: whatever becomes of the task, the link goes and the proxy hears
-/// of it.
-pub(crate) struct Registration {
-    link: Arc<Link>,
-    core: Arc<Core>,
-    reason: CloseReason,
-}
-
-impl Registration {
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
-    }
-
-    pub(crate) fn end(mut self, reason: CloseReason) {
-        self.reason = reason;
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.link.queue.close(self.reason);
-        self.core.table.remove(&self.link);
-        self.core.metrics.closed(self.reason);
-        self.core.metrics.transport(self.link.flow.transport()).flows.dec();
-        tracing::debug!(flow = ?self.link.flow, reason = self.reason.as_str(), "flow closed");
-        self.core.ingress.flow_closed(&self.link.flow);
     }
 }
 

@@ -11,13 +11,14 @@
 //! * `store` is that store, `claims` and `deferred` what owners do, [`members`] the leases and the map, [`feed`] the change
 //!   feed, `load` reading a shard, [`standby`] the records of shards that this node would take over;
 //! * `writer` is group commit, `call` what it sends, `gateway` the way to the servers, `topology` which server that is, `link` the connections;
-//! * [`secrets`] is what nodes share for a time;
+//! * [`secrets`] is what nodes share for a time, [`dead`] what they tell each other of dead push tokens;
 //! * `seal` is what a record looks like in there, `functions.lua` what happens there.
 
 mod backoff;
 mod call;
 mod claims;
 pub mod config;
+pub mod dead;
 mod deferred;
 pub mod error;
 pub mod feed;
@@ -40,6 +41,7 @@ mod writer;
 
 pub use claims::Fence;
 pub use config::{ConfigError, Credentials, Endpoint, Mode, RedisConfig, Tls, WaitReplicas};
+pub use dead::{Buried, BuriedWatch};
 pub use deferred::Deferred;
 pub use error::{ClaimError, CommandError, ConnectError, DeferError, FencedError, LeaseError};
 pub use feed::{Change, Feed, FeedError, Followed};

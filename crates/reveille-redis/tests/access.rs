@@ -45,6 +45,10 @@ async fn live(node: &Node) {
     let name = reveille_redis::SecretName::new("token", "team");
     node.store.keep_secret(&name, b"secret", Duration::from_secs(30), Duration::ZERO, soon()).await.unwrap();
     assert!(node.store.secret(&name, soon()).await.unwrap().is_some());
+    let dead = reveille_redis::Buried { name: [1; 16], verdicts: 1, age: Duration::ZERO };
+    node.store.bury(&[dead; 2], soon()).await.unwrap();
+    assert_eq!(node.store.buried("", soon()).await.unwrap().0.len(), 2);
+    node.store.watch_buried(String::new()).changed().await.unwrap();
     node.store.release(3, soon()).await.unwrap();
     node.store.resign(1, soon()).await.unwrap();
 }

@@ -14,7 +14,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use prometheus::Registry;
 use reveille_push::{Outcome, PushClass};
 use reveille_registrar::{
-    Now, ResolveRequest, Shard, ShardInput, ShardOutput, WorkerRef,
+    DeadTargets, Now, ResolveRequest, Shard, ShardInput, ShardOutput, WorkerRef,
     metrics::Metrics,
     shard::{PushLimits, ShardConfig},
 };
@@ -49,7 +49,8 @@ fn filled(bindings: u32, now: Now) -> Shard {
     let push_limits = PushLimits { calls_per_minute: u16::MAX, ..PushLimits::default() };
     let config = ShardConfig { push_limits, ..ShardConfig::default() };
     let services = Arc::new(Services(Fate::Answered(Outcome::Accepted)));
-    let mut shard = Shard::new(config, services, Arc::new(Gone::default()), metrics);
+    let dead = DeadTargets::new(&[0; 32], 1, metrics.dead_marks.clone());
+    let mut shard = Shard::new(config, services, Arc::new(Gone::default()), metrics, Arc::new(dead));
     for n in 0..bindings {
         shard.handle(now, ShardInput::Register(Box::new(register(n, 1))));
         settle(&mut shard, now);

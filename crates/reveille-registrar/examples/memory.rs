@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Instant};
 
 use prometheus::Registry;
 use reveille_push::Outcome;
-use reveille_registrar::{Now, Shard, ShardInput, ShardOutput, metrics::Metrics, shard::ShardConfig};
+use reveille_registrar::{DeadTargets, Now, Shard, ShardInput, ShardOutput, metrics::Metrics, shard::ShardConfig};
 use support::{Fate, Gone, Services, register};
 
 const SHARDS: u16 = 1024;
@@ -20,8 +20,9 @@ fn main() {
     let metrics = Metrics::new(&Registry::new()).unwrap();
     let services = Arc::new(Services(Fate::Answered(Outcome::Accepted)));
     let flows = Arc::new(Gone::default());
+    let dead = Arc::new(DeadTargets::new(&[0; 32], 1, metrics.dead_marks.clone()));
     let mut shards: Vec<Shard> = (0..SHARDS)
-        .map(|_| Shard::new(ShardConfig::default(), services.clone(), flows.clone(), metrics.clone()))
+        .map(|_| Shard::new(ShardConfig::default(), services.clone(), flows.clone(), metrics.clone(), dead.clone()))
         .collect();
     let before = resident();
     let start = Now { mono: Instant::now(), unix: 1_700_000_000 };

@@ -26,6 +26,7 @@ pub use self::tenure::Filled;
 use self::tenure::Tenure;
 use crate::{
     aor::Aor,
+    dead::DeadTargets,
     flow::FlowProbe,
     metrics::Metrics,
     record::{BindingKey, Record},
@@ -76,6 +77,7 @@ pub(crate) struct Node {
     pub(crate) config: ShardConfig,
     /// Of refresh pushes.
     pub(crate) pace: Arc<Pace>,
+    pub(crate) dead: Arc<DeadTargets>,
     /// The shard map: where each shard is now. Empty while one is down.
     pub(crate) map: Box<[ArcSwapOption<Gate<ShardMsg>>]>,
     /// Which shards are this node's. One that is not takes no requests.
@@ -205,7 +207,7 @@ impl Running {
         let number = self.tenures.fetch_add(1, Ordering::Relaxed);
         let config = ShardConfig { incarnation: number, ..self.node.config };
         let (services, flows) = (Arc::clone(&self.node.services), Arc::clone(&self.node.flows));
-        let mut shard = Shard::new(config, services, flows, self.node.metrics.clone());
+        let mut shard = Shard::new(config, services, flows, self.node.metrics.clone(), Arc::clone(&self.node.dead));
         shard.share_pace(Arc::clone(&self.node.pace));
         (number, shard)
     }

@@ -3,11 +3,13 @@
 //! * [`aor`] is the key everything hangs on; [`flow`] names the connection a binding came over.
 //! * [`record`] is what is known of one address-of-record, and its compact form in memory and in the store.
 //! * [`shard`] holds the rules: registration, look-up, the bucket of waiting requests. Plain values, no runtime.
+//! * [`dead`] is what is known of dead push tokens across all records.
 //! * [`replica`] is the port to whoever keeps the records.
 //! * [`registrar`] is the shell: one actor per shard, gates in front, supervision behind.
 
 pub mod actor;
 pub mod aor;
+pub mod dead;
 pub mod flow;
 pub mod metrics;
 pub mod record;
@@ -16,6 +18,7 @@ pub mod replica;
 pub mod shard;
 
 pub use aor::{Aliases, Aor, AorError};
+pub use dead::{DeadMark, DeadTargets};
 pub use flow::{FlowProbe, FlowRef, Liveness, NodeTag, Transport};
 pub use record::{Binding, BindingKey, Record};
 pub use registrar::{Busy, HomeEvents, Registrar, RegistrarConfig};

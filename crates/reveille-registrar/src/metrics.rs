@@ -31,6 +31,8 @@ pub struct Metrics {
     pub refreshing: IntGauge,
     /// `reveille_registrar_dead_targets_total`: push targets dropped on the word of the push service (P-154).
     pub dead_targets: IntCounter,
+    /// `reveille_registrar_dead_marks`: dead push targets that are known here, whichever node heard of them (P-156).
+    pub dead_marks: IntGauge,
     /// `reveille_wakeup_duration_seconds{outcome}`: from entering the bucket to leaving it.
     pub wakeups: HistogramVec,
     /// `reveille_registrar_write_duration_seconds`: from handing a record over to its verdict.
@@ -91,6 +93,11 @@ impl Metrics {
                 registry,
                 "reveille_registrar_dead_targets_total",
                 "Push targets dropped because the push service called them dead.",
+            )?,
+            dead_marks: gauge(
+                registry,
+                "reveille_registrar_dead_marks",
+                "Dead push targets known to this node, its own and those that other nodes told of.",
             )?,
             wakeups: histogram_vec(
                 registry,

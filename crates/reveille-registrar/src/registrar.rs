@@ -27,6 +27,7 @@ use self::alarm::Alarm;
 use crate::{
     actor::{Epoch, Node, ShardActor, ShardMsg, Start, Verdicts},
     aor::Aor,
+    dead::{self, DeadTargets},
     flow::FlowProbe,
     metrics::Metrics,
     record::Record,
@@ -55,6 +56,8 @@ pub struct RegistrarConfig {
     pub assigned: bool,
     /// How often a shard may fail before the process gives up.
     pub restarts: RestartPolicy,
+    /// What is known of dead push tokens; nodes that share it have the same key.
+    pub dead: Arc<DeadTargets>,
     /// The registrar's metrics.
     pub metrics: Metrics,
     /// Metrics of gates and supervisors.
@@ -73,6 +76,7 @@ impl RegistrarConfig {
             hydration: 8,
             assigned: false,
             restarts: RestartPolicy::default(),
+            dead: Arc::new(DeadTargets::new(&rand::random(), dead::MOST, metrics.dead_marks.clone())),
             metrics,
             runtime,
             fatal,
@@ -112,6 +116,7 @@ impl Registrar {
             metrics: config.metrics,
             config: config.shard,
             pace: Arc::new(Pace::new(config.shard.refresh.per_second)),
+            dead: config.dead,
             map: (0..shards).map(|_| ArcSwapOption::empty()).collect(),
             owned: (0..shards).map(|_| AtomicBool::new(!config.assigned)).collect(),
             assigned: config.assigned,
@@ -213,6 +218,11 @@ impl Registrar {
     /// The shard of an address-of-record.
     pub fn shard_of(&self, aor: &Aor) -> u16 {
         aor.shard(u16::try_from(self.0.node.map.len()).unwrap_or(u16::MAX))
+    }
+
+    /// What is known of dead push tokens, to be shared with other nodes.
+    pub fn dead_targets(&self) -> Arc<DeadTargets> {
+        Arc::clone(&self.0.node.dead)
     }
 
     /// How many shards serve at this moment; a node is ready when all do.

@@ -51,6 +51,7 @@ use self::{
 };
 use crate::{
     aor::Aor,
+    dead::DeadTargets,
     flow::{FlowProbe, Liveness},
     metrics::Metrics,
     record::{self, Binding, BindingKey, Fingerprint, Record},
@@ -110,6 +111,7 @@ pub struct Shard {
     refreshes: Refreshes,
     pace: Arc<Pace>,
     notes: Notes,
+    dead: Arc<DeadTargets>,
     outputs: VecDeque<ShardOutput>,
     next_id: u64,
     now: Option<Now>,
@@ -131,12 +133,13 @@ struct Counted {
 const VISITS_PER_TURN: usize = 256;
 
 impl Shard {
-    /// An empty shard.
+    /// An empty shard. What it learns of dead tokens it shares with all that have the same table.
     pub fn new(
         config: ShardConfig,
         services: Arc<dyn PushServices>,
         flows: Arc<dyn FlowProbe>,
         metrics: Metrics,
+        dead: Arc<DeadTargets>,
     ) -> Self {
         Self {
             config,
@@ -153,6 +156,7 @@ impl Shard {
             refreshes: Refreshes::default(),
             pace: Arc::new(Pace::new(config.refresh.per_second)),
             notes: Notes::default(),
+            dead,
             outputs: VecDeque::new(),
             next_id: u64::from(config.incarnation) << 40,
             now: None,
@@ -300,7 +304,8 @@ impl Shard {
         let base = newest.map(|pending| pending.record.clone()).or(durable);
         // Sixteen keys for each write of this second: more than one REGISTER can use.
         let base = base.unwrap_or_else(|| Record::new((now.unix << 16) | ((self.next_id & 0xfff) << 4)));
-        let rules = Rules { max_bindings: self.config.max_bindings, accept_dead_push: self.config.accept_dead_push };
+        let (max_bindings, accept_dead_push) = (self.config.max_bindings, self.config.accept_dead_push);
+        let rules = Rules { max_bindings, accept_dead_push, dead: &self.dead };
         match register::apply(&base, request, now.unix, rules) {
             Err(error) => {
                 self.registered(request.reply, Err(error), error.as_str());

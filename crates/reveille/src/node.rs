@@ -45,7 +45,7 @@ use crate::{
         AdminServer, Health, Reason,
         api::{self, Api},
     },
-    cluster::{self, ClusterKeys, Membership, TicketSharing, View},
+    cluster::{self, ClusterKeys, DeadSharing, Membership, TicketSharing, View},
     config::Config,
 };
 
@@ -121,7 +121,7 @@ impl Node {
         let count = config.node.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let (workers, seats) = Workers::new(count, config.limits.worker_queue);
         let registrar = Registrar::spawn(
-            settings::registrar(&config, &registry, runtime, fatal)?,
+            settings::registrar(&config, &registry, runtime, fatal, shared_keys.as_ref())?,
             replica,
             Arc::new(services.clone()) as Arc<dyn PushServices>,
             edge.table(),
@@ -158,6 +158,11 @@ impl Node {
         let mut tasks = seats.start(&shared);
         if let Some((keys, store)) = tickets {
             tasks.push(TicketSharing::new(store, keys).start().await);
+        }
+        if let Storage::Redis(store) = &storage
+            && config.node.roles.home
+        {
+            tasks.push(DeadSharing::new(Arc::clone(store), registrar.dead_targets()).start().await);
         }
         services.warm_up(WARM_UP).await;
         let edge = edge.start(Arc::clone(&workers) as Arc<dyn Ingress>);

@@ -1,6 +1,6 @@
 //! Records on their way to the store and back: what is pending, what becomes durable, what is undone.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
@@ -173,7 +173,8 @@ impl Shard {
     pub(super) fn bury(&mut self, now: Now, aor: &Aor, target: Fingerprint, since: Option<SystemTime>) {
         let since =
             since.and_then(|since| since.duration_since(SystemTime::UNIX_EPOCH).ok()).map(|since| since.as_secs());
-        if self.mutate(now, aor, |record| register::bury(record, target, since, now.unix)) {
+        let others = Arc::clone(&self.dead);
+        if self.mutate(now, aor, |record| register::bury(record, target, since, now.unix, &others)) {
             self.metrics.dead_targets.inc();
         }
     }

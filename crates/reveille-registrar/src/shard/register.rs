@@ -3,15 +3,20 @@
 use reveille_push::{Provider, PushTarget};
 
 use super::message::{ContactUpdate, ContactsUpdate, RegisterError, RegisterRequest};
-use crate::record::{Binding, BindingKey, DeadPush, Record, fingerprint, identity::Identity};
+use crate::{
+    dead::{DEAD_FOR, DeadTargets},
+    record::{Binding, BindingKey, DeadPush, Record, fingerprint, identity::Identity},
+};
 
 /// The limits and policies a REGISTER is held to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
+pub(super) struct Rules<'a> {
     /// S-112.
     pub(super) max_bindings: usize,
     /// What a token known to be dead gets: its binding without push, or 555 (P-036, P-156).
     pub(super) accept_dead_push: bool,
+    /// What other addresses-of-record have found out about tokens.
+    pub(super) dead: &'a DeadTargets,
 }
 
 /// What a REGISTER did.
@@ -27,15 +32,12 @@ pub(super) struct Applied {
     pub(super) changed: bool,
 }
 
-/// How long a verdict on a token counts (P-156).
-const DEAD_FOR: u64 = 24 * 3600;
-
 /// Applies a REGISTER to `record`: the whole of it or, on an error, nothing (S-107, S-108).
 pub(super) fn apply(
     record: &Record,
     request: &RegisterRequest,
     unix: u64,
-    rules: Rules,
+    rules: Rules<'_>,
 ) -> Result<Applied, RegisterError> {
     let mut applied = Applied { record: record.clone(), ..Applied::default() };
     applied.record.bindings.retain(|binding| binding.is_live(unix));
@@ -124,7 +126,7 @@ fn update(
     request: &RegisterRequest,
     contact: &ContactUpdate,
     unix: u64,
-    rules: Rules,
+    rules: Rules<'_>,
 ) -> Result<(), RegisterError> {
     let identity = identity(request, contact);
     let found = identity.find(&applied.record, &applied.touched);
@@ -141,6 +143,9 @@ fn update(
     let mut push = contact.push.clone();
     if let Some(target) = &push {
         dead_push = dead_push.filter(|dead| dead.target == fingerprint(target) && unix < dead.at + DEAD_FOR);
+        // Of what this record and what the others know, the stricter; with it this binding is at its second chance, if it has one.
+        let elsewhere = rules.dead.find(target, unix);
+        dead_push = dead_push.into_iter().chain(elsewhere).max_by_key(|dead| (dead.verdicts, dead.at));
         if dead_push.is_some_and(|dead| is_barred(target, dead)) {
             if !rules.accept_dead_push {
                 return Err(RegisterError::DeadPush);
@@ -205,8 +210,14 @@ fn identity<'a>(request: &RegisterRequest, contact: &'a ContactUpdate) -> Identi
 }
 
 /// Notes the verdict that `target` is dead on every binding that uses it and was not registered since: the binding stays,
-/// without push (P-154, P-156). True if there was one.
-pub(super) fn bury(record: &mut Record, target: crate::record::Fingerprint, since: Option<u64>, unix: u64) -> bool {
+/// without push, and other addresses-of-record learn of it (P-154, P-156). True if there was one.
+pub(super) fn bury(
+    record: &mut Record,
+    target: crate::record::Fingerprint,
+    since: Option<u64>,
+    unix: u64,
+    others: &DeadTargets,
+) -> bool {
     let mut any = false;
     for binding in &mut record.bindings {
         let uses = binding.push.as_ref().is_some_and(|push| fingerprint(push) == target);
@@ -215,8 +226,11 @@ pub(super) fn bury(record: &mut Record, target: crate::record::Fingerprint, sinc
         }
         let earlier = binding.dead_push.filter(|dead| dead.target == target && unix < dead.at + DEAD_FOR);
         let verdicts = earlier.map_or(1, |dead| dead.verdicts.saturating_add(1));
-        binding.push = None;
-        binding.dead_push = Some(DeadPush { target, at: unix, verdicts });
+        let dead = DeadPush { target, at: unix, verdicts };
+        if let Some(push) = binding.push.take() {
+            others.enter(&push, dead);
+        }
+        binding.dead_push = Some(dead);
         any = true;
     }
     any

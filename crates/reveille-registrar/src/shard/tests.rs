@@ -1,5 +1,6 @@
 //! Scenarios on one shard, without a runtime: time and the store move when the test says so.
 
+mod dead;
 mod deferred;
 mod notes;
 mod race;

@@ -77,6 +77,11 @@ impl ClusterKeys {
         self.naming.derive(b"record name")
     }
 
+    /// The key of the names that dead push tokens go by, which outlives every rotation.
+    pub fn dead_tokens(&self) -> [u8; 32] {
+        self.naming.derive(b"dead push token")
+    }
+
     /// The keys of digest nonces (S-145), the current one first.
     pub fn nonces(&self) -> Vec<[u8; 32]> {
         self.secrets.iter().map(|secret| secret.derive(b"digest nonce")).collect()

@@ -6,9 +6,11 @@
 //! * `watch` is what it hears from the other nodes, `status` what it says to operators;
 //! * `shared` is what they share beside bindings: credentials and marks that live for a time;
 //! * `standby` chooses the shards whose feeds are followed, `promises` takes in what other nodes had promised while Redis was away;
+//! * `dead` tells homes of dead push tokens;
 //! * `tickets` keeps the keys of TLS session tickets the same at all edges;
 //! * `tap` hears which writes the fence refused.
 
+mod dead;
 mod driver;
 pub mod keys;
 mod promises;
@@ -31,6 +33,7 @@ use tokio::{
 };
 
 pub use self::{
+    dead::DeadSharing,
     keys::{ClusterKeys, SecretError, tag},
     shared::{Pins, SharedStore},
     status::{NodeStatus, StandbyInfo, Status},

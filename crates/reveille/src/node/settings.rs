@@ -15,7 +15,7 @@ use reveille_proxy::{
     settings::{RegistrationSettings, Settings, WakeSettings},
 };
 use reveille_registrar::{
-    Aliases, NodeTag, RegistrarConfig, Transport as FlowTransport,
+    Aliases, DeadTargets, NodeTag, RegistrarConfig, Transport as FlowTransport,
     shard::{RefreshRules, ShardConfig},
 };
 use reveille_runtime::{RuntimeMetrics, supervise::Fatal};
@@ -23,7 +23,7 @@ use reveille_sip::limits::Limits as SipLimits;
 use reveille_transaction::TimerConfig;
 
 use crate::{
-    cluster,
+    cluster::{self, ClusterKeys},
     config::{Algorithm, Config, Digest, Purpose, Transport, Unsupported},
 };
 
@@ -86,9 +86,15 @@ pub(super) fn registrar(
     registry: &Registry,
     runtime: RuntimeMetrics,
     fatal: Fatal,
+    keys: Option<&ClusterKeys>,
 ) -> anyhow::Result<RegistrarConfig> {
     let metrics = reveille_registrar::metrics::Metrics::new(registry)?;
+    let defaults = RegistrarConfig::new(metrics.clone(), runtime, fatal);
+    let shared = |keys: &ClusterKeys| {
+        Arc::new(DeadTargets::new(&keys.dead_tokens(), reveille_registrar::dead::MOST, metrics.dead_marks.clone()))
+    };
     Ok(RegistrarConfig {
+        dead: keys.map_or_else(|| Arc::clone(&defaults.dead), shared),
         shards: shards(config),
         shard: ShardConfig {
             max_bindings: config.registrar.max_bindings,
@@ -101,7 +107,7 @@ pub(super) fn registrar(
         },
         queue: config.registrar.queue,
         assigned: config.cluster.is_some(),
-        ..RegistrarConfig::new(metrics, runtime, fatal)
+        ..defaults
     })
 }
 

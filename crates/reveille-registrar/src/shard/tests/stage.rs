@@ -15,8 +15,8 @@ use reveille_push::{
 use reveille_sip::method::Method;
 
 use crate::{
-    Aor, ContactUpdate, ContactsUpdate, FlowProbe, FlowRef, HomeEvent, Liveness, NodeTag, Now, RegisterRequest,
-    ResolveRequest, Shard, ShardInput, ShardOutput, Target, Transport, WorkerRef,
+    Aor, ContactUpdate, ContactsUpdate, DeadTargets, FlowProbe, FlowRef, HomeEvent, Liveness, NodeTag, Now,
+    RegisterRequest, ResolveRequest, Shard, ShardInput, ShardOutput, Target, Transport, WorkerRef,
     metrics::Metrics,
     record::BindingKey,
     shard::{BindingView, PushOrder, RegisterError, ShardConfig},
@@ -137,9 +137,15 @@ impl Stage {
     }
 
     pub(super) fn with(config: ShardConfig) -> Self {
+        let count = prometheus::IntGauge::new("marks", "marks").unwrap();
+        Self::beside(config, &Arc::new(DeadTargets::new(&[1; 32], 100, count)))
+    }
+
+    /// A shard that shares what it learns of dead tokens.
+    pub(super) fn beside(config: ShardConfig, dead: &Arc<DeadTargets>) -> Self {
         let flows = Arc::new(Flows(Mutex::new(HashMap::new())));
         let metrics = Metrics::new(&Registry::new()).unwrap();
-        let shard = Shard::new(config, Arc::new(Services), flows.clone(), metrics.clone());
+        let shard = Shard::new(config, Arc::new(Services), flows.clone(), metrics.clone(), Arc::clone(dead));
         let now = Now { mono: start(), unix: UNIX };
         Self {
             shard,

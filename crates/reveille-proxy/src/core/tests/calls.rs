@@ -212,6 +212,33 @@ fn answered_elsewhere() {
     assert!(bench.asked().iter().any(|a| matches!(a, ShardInput::Leave { .. })));
 }
 
+/// P-070: a 6xx of one device ends the call: the one asleep is not woken for it any more.
+#[test]
+fn p070_a_6xx_elsewhere_ends_the_wait() {
+    let mut bench = Bench::new();
+    bench.peer(tls(1), &invite("z9hG4bKa"));
+    let waiter = bench.resolving();
+    let targets = vec![target(1, tls(8), false)];
+    bench.home(waiter, HomeEvent::Resolved { targets, waiting: vec![(BindingKey(3), 1000)], known: true });
+    let ring = bench.requests(tls(8)).remove(0);
+    assert!(bench.asked().is_empty(), "the other is waited for");
+    bench.peer(tls(8), &answer(&ring, 603));
+    assert!(bench.asked().iter().any(|asked| matches!(asked, ShardInput::Leave { .. })));
+    assert!(bench.statuses(tls(1)).ends_with(&[603]));
+}
+
+/// P-069: who calls says how long the call may last without an answer; the operator's limit stands.
+#[test]
+fn p069_the_callers_expires_bounds_the_wait() {
+    for (header, seconds) in [("", 30), ("Expires: 5\n", 5), ("Expires: 500\n", 30)] {
+        let mut bench = Bench::new();
+        bench.peer(tls(1), &invite("z9hG4bKa").replace("X-Odd", &format!("{header}X-Odd")));
+        let asked = bench.asked();
+        let [ShardInput::Resolve(ask)] = asked.as_slice() else { panic!("the home is asked once") };
+        assert_eq!(ask.deadline - bench.now.mono, Duration::from_secs(seconds), "{header}");
+    }
+}
+
 /// S-098: a device that registers while the call waits rings too; after the answer it does not.
 #[test]
 fn a_late_device_joins_until_the_answer() {

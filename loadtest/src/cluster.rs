@@ -235,6 +235,21 @@ impl Cluster {
         }
     }
 
+    /// Waits until no node has anything left that it promised while Redis was away.
+    pub(crate) async fn all_written(&self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        for (seat, place) in self.seats.iter().enumerate() {
+            let admin = self.node(seat)?.admin;
+            while node::get(admin, "/api/v1/cluster").await?["deferred"] != 0 {
+                if start.elapsed() > STEADY_PATIENCE {
+                    bail!("{} has promises left after {STEADY_PATIENCE:?}", place.name);
+                }
+                sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
     /// What keeps the cluster from being steady.
     async fn unsteady(&self) -> anyhow::Result<Option<String>> {
         if let Some(problem) = self.redis.unsteady() {
